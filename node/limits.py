@@ -1,0 +1,70 @@
+"""Every bound of the node, in one place. Units are in the names.
+
+A number here is a promise about memory or time; a module that needs a new bound adds it here.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# ---- objects -------------------------------------------------------------------------------------
+MAX_OBJECT_BYTES = 5 * 1024 * GIB
+MAX_PART_BYTES = 5 * GIB
+MIN_PART_BYTES = 5 * MIB  # every part but the last
+MAX_PARTS = 10_000
+MAX_KEY_BYTES = 1024
+MAX_METADATA_BYTES = 2 * KIB  # user metadata, names and values, as S3 counts it
+MAX_LIST_KEYS = 1000
+MAX_DELETE_KEYS = 1000
+MAX_XML_BYTES = 2 * MIB  # DeleteObjects and CompleteMultipartUpload bodies are the largest
+
+# ---- stripes -------------------------------------------------------------------------------------
+STRIPE_DATA_BYTES = 1 * MIB  # data bytes a stripe, objects below LARGE_OBJECT_BYTES
+LARGE_STRIPE_DATA_BYTES = 4 * MIB
+LARGE_OBJECT_BYTES = 32 * MIB
+INLINE_SHARD_BYTES = 128 * KIB  # shards up to this size live in the catalog, not in a file
+STRIPES_IN_FLIGHT = 3  # stripe buffers an upload or download holds at the most
+
+# ---- memory --------------------------------------------------------------------------------------
+ARENA_BYTES = 256 * MIB  # shared stripe-buffer memory of a node; pages are touched only when used
+ARENA_WAITERS = 1024
+
+# ---- requests ------------------------------------------------------------------------------------
+MAX_HEADER_BYTES = 32 * KIB
+HEADER_TIMEOUT_S = 10.0
+BODY_PROGRESS_TIMEOUT_S = 30.0  # a client that sends or takes nothing for so long is dropped
+KEEPALIVE_IDLE_S = 75.0
+MAX_CONNECTIONS = 4096
+MAX_RUNNING_REQUESTS = 512
+MAX_WAITING_REQUESTS = 512
+CLOCK_SKEW_S = 15 * 60
+
+# ---- peers ---------------------------------------------------------------------------------------
+PEER_FRAME_BYTES = 1 * MIB  # messages stay below this (several times dearer above)
+PEER_MAX_MESSAGE_BYTES = 16 * MIB
+PEER_QUEUE_FRAMES = 8192
+HEARTBEAT_INTERVAL_S = 0.5
+SUSPECT_AFTER_S = 1.5
+DEAD_AFTER_S = 2.5
+HEARTBEAT_MAX_LAG_S = 3.0  # a loop that lags more is as good as dead
+CLOSED_CALLS_KEPT = 4096
+
+# ---- drives --------------------------------------------------------------------------------------
+DRIVE_QUEUE_CALLS = 8192
+DRIVE_STATE_CHECK_S = 3.0
+DRIVE_RESERVE_FRACTION = 0.01
+DRIVE_RESERVE_BYTES = 1 * GIB
+
+# ---- the adaptive bound ----------------------------------------------------------------------------
+STRAGGLER_BOUND_S = 0.25  # how long an acknowledgement waits for margin beyond the quorum
+HEDGE_FLOOR_S = 0.02
+HEDGE_CEILING_S = 0.25
+
+# ---- locks ---------------------------------------------------------------------------------------
+LOCK_LEASE_S = 9.0
+LOCK_REFRESH_S = 3.0
+LOCK_RETRY_DELAYS_S = (0.1, 0.2, 0.4)
+LOCK_TABLE_ENTRIES = 200_000
+LOCK_WAITERS_PER_KEY = 256
