@@ -1,0 +1,330 @@
+"""The verbs of a drive: what may be asked of a drive process, and what it answers.
+
+One message is a MessagePack array whose first element is its tag. Verbs travel unchanged from a
+coordinator over a peer to the drive process, so a peer forwards bytes it never decodes. Bulk bytes
+do not travel here: they lie in the node's arena (shared memory), and verbs name offsets in it.
+
+`sync`: the drive answers only after what the verb changed is durable (relaxed durability aside).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class DriveFault(enum.StrEnum):
+    """Closed set of reasons why a drive could not do as asked."""
+
+    WRONG_DRIVE = "wrong_drive"  # the drive behind this id is another one
+    FOREIGN = "foreign"  # the directory holds something that is not ours
+    UNFORMATTED = "unformatted"
+    NO_SPACE = "no_space"
+    IO = "io"  # EIO, EROFS, a failed sync: the drive is sick
+    CORRUPT = "corrupt"  # the catalog or a record fails its checks
+    NOT_FOUND = "not_found"  # no such staged or shard file
+    CONDEMNED = "condemned"  # an earlier sync failed; nothing is acknowledged until it is checked
+    BAD_REQUEST = "bad_request"
+
+
+# ---- the commit protocol ---------------------------------------------------------------------------
+class Read(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """-> State. `inline`: send inline shards along."""
+
+    key: bytes
+    inline: bool = False
+
+
+class Fence(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """sync -> State (without inline shards)."""
+
+    key: bytes
+    epoch: bytes
+
+
+class Commit(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """sync -> Committed. `record` is encoded (node.protocol.record); data files it names are staged here."""
+
+    key: bytes
+    record: bytes
+    shard: bytes = b""  # framed inline shard
+
+
+class Decided(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Not synced at once (within 1 s) -> Done. `missed`: slots that lack the version, kept as repair entry."""
+
+    key: bytes
+    epoch: bytes
+    missed: tuple[int, ...] = ()
+
+
+class Discard(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """-> Done."""
+
+    key: bytes
+    epoch: bytes
+
+
+class Repair(msgspec.Struct, array_like=True, frozen=True, tag=6):
+    """sync -> RepairDone. A decided version for a drive that missed it; its data files are staged here."""
+
+    key: bytes
+    record: bytes
+    shard: bytes = b""
+
+
+class Collect(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """sync -> Done. Lets a decided tombstone that stands alone go."""
+
+    key: bytes
+    epoch: bytes
+
+
+class BucketFence(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """sync -> Done. Commits into `bucket` with a generation at or below `generation` are refused from now on."""
+
+    bucket: str
+    generation: int
+
+
+# ---- scans -----------------------------------------------------------------------------------------
+class Scan(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """-> Page. Keys of `bucket` with `prefix`, after `after` (exclusive), ascending by bytes.
+
+    With a `delimiter`, keys that share a common prefix are rolled up into one entry of kind 0, and the
+    scan seeks over them. Tombstones are listed too (kind 2): a reader that merges drives needs them.
+    """
+
+    bucket: str
+    prefix: bytes = b""
+    after: bytes = b""
+    delimiter: bytes = b""
+    limit: int = 1000
+
+
+class Entries(msgspec.Struct, array_like=True, frozen=True, tag=11):
+    """-> RawPage. All catalog keys after `after`, with the newest epochs: the census and the full walk."""
+
+    after: bytes = b""
+    limit: int = 1000
+
+
+class Pending(msgspec.Struct, array_like=True, frozen=True, tag=12):
+    """-> PendingPage. Undecided writes and queued repairs on this drive."""
+
+    after: bytes = b""
+    limit: int = 1000
+
+
+class Repaired(msgspec.Struct, array_like=True, frozen=True, tag=13):
+    """-> Done. Forgets the repair entry of a key at this epoch (or an older one)."""
+
+    key: bytes
+    epoch: bytes
+
+
+class Enqueue(msgspec.Struct, array_like=True, frozen=True, tag=14):
+    """-> Done. Adds a repair entry (rot met on a read, a drive that was replaced)."""
+
+    key: bytes
+    epoch: bytes
+    missed: tuple[int, ...]
+
+
+# ---- shard files -----------------------------------------------------------------------------------
+class StageOpen(msgspec.Struct, array_like=True, frozen=True, tag=20):
+    """-> Done. Creates the shard file of `data_id` and writes its header (erasure.frame)."""
+
+    data_id: bytes
+    header: bytes
+
+
+class StageWrite(msgspec.Struct, array_like=True, frozen=True, tag=21):
+    """-> Done. Copies `length` bytes at `arena_offset` of the node's arena to `offset` of the file."""
+
+    data_id: bytes
+    offset: int
+    arena_offset: int
+    length: int
+
+
+class StageSync(msgspec.Struct, array_like=True, frozen=True, tag=22):
+    """sync (file, directory entry, stage row) -> Done. `size` is the whole file's."""
+
+    data_id: bytes
+    size: int
+
+
+class StageDrop(msgspec.Struct, array_like=True, frozen=True, tag=23):
+    """-> Done. Removes a staged file that no record refers to; one that is referred to stays."""
+
+    data_id: bytes
+
+
+class ShardRead(msgspec.Struct, array_like=True, frozen=True, tag=24):
+    """-> Count. Reads `length` bytes at `offset` of the shard file into the arena at `arena_offset`."""
+
+    data_id: bytes
+    offset: int
+    length: int
+    arena_offset: int
+
+
+class ShardCheck(msgspec.Struct, array_like=True, frozen=True, tag=25):
+    """-> Count of bytes if the file is whole (size and, with `deep`, each block's checksum); CORRUPT or NOT_FOUND."""
+
+    data_id: bytes
+    size: int
+    deep: bool = False
+
+
+# ---- the drive itself ------------------------------------------------------------------------------
+class Check(msgspec.Struct, array_like=True, frozen=True, tag=30):
+    """-> Usage. The drive state check: writes, syncs and reads back a small file."""
+
+
+class FormatRead(msgspec.Struct, array_like=True, frozen=True, tag=31):
+    """-> Blob: format.json as it is on the drive, empty when the drive is empty; FOREIGN otherwise."""
+
+
+class FormatWrite(msgspec.Struct, array_like=True, frozen=True, tag=32):
+    """sync -> Done. Writes format.json on an empty drive (the same bytes again are fine) and opens its catalog."""
+
+    data: bytes
+
+
+Verb = (
+    Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence
+    | Scan | Entries | Pending | Repaired | Enqueue
+    | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
+    | Check | FormatRead | FormatWrite
+)  # fmt: skip
+
+
+# ---- answers ---------------------------------------------------------------------------------------
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag=100):
+    fault: str  # DriveFault
+    detail: str = ""
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, tag=101):
+    pass
+
+
+class HeldEntry(msgspec.Struct, array_like=True, frozen=True):
+    epoch: bytes
+    base: bytes
+    decided: bool
+    record: bytes
+    shard: bytes = b""
+
+
+class State(msgspec.Struct, array_like=True, frozen=True, tag=102):
+    """A register: top (the floor where nothing is held), the drive's floor, entries ascending by epoch."""
+
+    top: bytes
+    floor: bytes
+    entries: tuple[HeldEntry, ...] = ()
+
+
+class Committed(msgspec.Struct, array_like=True, frozen=True, tag=103):
+    """`accepted`, or the top that was in the way; `bucket_gone`: refused by the bucket's generation."""
+
+    accepted: bool
+    top: bytes
+    bucket_gone: bool = False
+
+
+class RepairDone(msgspec.Struct, array_like=True, frozen=True, tag=104):
+    verdict: int  # node.protocol.register.Repaired
+
+
+class Listed(msgspec.Struct, array_like=True, frozen=True):
+    """kind 0: a common prefix (only `key` counts); 1 object; 2 tombstone."""
+
+    key: bytes
+    kind: int
+    epoch: bytes = b""
+    decided: bool = False
+    size: int = 0
+    mtime_ns: int = 0
+    etag: str = ""
+    owner: str = ""
+
+
+class Page(msgspec.Struct, array_like=True, frozen=True, tag=105):
+    entries: tuple[Listed, ...]
+    more: bool
+
+
+class RawEntry(msgspec.Struct, array_like=True, frozen=True):
+    key: bytes
+    top: bytes
+    newest: bytes
+    decided: bool
+    kind: int
+    alone: bool
+    data: tuple[tuple[bytes, int], ...] = ()  # (data_id, shard file bytes) of the newest record
+
+
+class RawPage(msgspec.Struct, array_like=True, frozen=True, tag=106):
+    entries: tuple[RawEntry, ...]
+    floor: bytes
+    more: bool
+
+
+class PendingEntry(msgspec.Struct, array_like=True, frozen=True):
+    key: bytes
+    epoch: bytes
+    decided: bool  # False: an undecided write; True: a decided one that some slots missed
+    since_s: float  # wall clock when it was queued
+    missed: tuple[int, ...] = ()
+
+
+class PendingPage(msgspec.Struct, array_like=True, frozen=True, tag=107):
+    entries: tuple[PendingEntry, ...]
+    more: bool
+    depth_undecided: int
+    depth_repair: int
+
+
+class Count(msgspec.Struct, array_like=True, frozen=True, tag=108):
+    count: int
+
+
+class Usage(msgspec.Struct, array_like=True, frozen=True, tag=109):
+    total_bytes: int
+    free_bytes: int
+    keys_estimate: int
+    undecided: int
+    repair_queue: int
+    sync_seconds: float
+
+
+class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):
+    data: bytes
+
+
+Reply = (
+    Failed | Done | State | Committed | RepairDone | Page | RawPage | PendingPage
+    | Count | Usage | Blob
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_verb_decoder: msgspec.msgpack.Decoder[Verb] = msgspec.msgpack.Decoder(Verb)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Verb | Reply) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_verb(data: bytes | memoryview) -> Verb:
+    """msgspec.MsgspecError when it is none."""
+    return _verb_decoder.decode(data)
+
+
+def decode_reply(data: bytes | memoryview) -> Reply:
+    """msgspec.MsgspecError when it is none."""
+    return _reply_decoder.decode(data)
