@@ -31,6 +31,7 @@ class Held:
     epoch: bytes
     base: bytes
     decided: bool
+    write_quorum: int  # of the record's own geometry, so that geometries may change under a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,17 @@ def judge(
     answers: Mapping[int, Answer],
     *,
     n: int,
-    write_quorum: int,
     rechecked: Iterable[bytes] = (),
 ) -> Verdict:
     """Judge answers by slot. `rechecked`: epochs whose holders were asked again under rule 0."""
     unanswered = n - len(answers)
     again = set(rechecked)
     empty_floor = max((a.floor for a in answers.values() if not a.held), default=b"")
-    bases = {h.epoch: h.base for a in answers.values() for h in a.held}
+    entries = {h.epoch: h for a in answers.values() for h in a.held}
     dead: list[bytes] = []
-    for epoch in sorted(bases, reverse=True):
+    for epoch in sorted(entries, reverse=True):
+        write_quorum = entries[epoch].write_quorum
+        base = entries[epoch].base
         if epoch <= empty_floor and epoch not in again:
             return Verdict(Outcome.STALE, epoch, unanswered=unanswered, dead=tuple(dead))
         holders = frozenset(
@@ -77,9 +79,7 @@ def judge(
             return Verdict(
                 Outcome.VERSION, epoch, holders, 0, unanswered, tuple(dead), decided=flagged
             )
-        acceptors = sum(
-            1 for slot, a in answers.items() if slot not in holders and a.top <= bases[epoch]
-        )
+        acceptors = sum(1 for slot, a in answers.items() if slot not in holders and a.top <= base)
         if len(holders) + acceptors + unanswered < write_quorum:
             dead.append(epoch)
             continue
