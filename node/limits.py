@@ -54,11 +54,14 @@ CLOSED_CALLS_KEPT = 4096
 # ---- drives --------------------------------------------------------------------------------------
 DRIVE_QUEUE_CALLS = 8192
 DRIVE_STATE_CHECK_S = 3.0
+LATE_DRIVE_S = 0.25  # what a drive may stay behind half of its neighbours before it counts as silent
 DRIVE_RESERVE_FRACTION = 0.01
 DRIVE_RESERVE_BYTES = 1 * GIB
 
 # ---- the adaptive bound ----------------------------------------------------------------------------
 STRAGGLER_BOUND_S = 0.25  # how long an acknowledgement waits for margin beyond the quorum
+SHARD_WRITER_LAG_S = 1.0  # a shard writer that stays so far behind the others is dropped
+SHARD_READER_LAG_S = 0.5  # a shard stream that stays so long without a frame is replaced
 HEDGE_FLOOR_S = 0.02
 HEDGE_CEILING_S = 0.25
 

@@ -101,6 +101,7 @@ class Scan(msgspec.Struct, array_like=True, frozen=True, tag=10):
     after: bytes = b""
     delimiter: bytes = b""
     limit: int = 1000
+    records: bool = False  # send the newest entry's whole record along
 
 
 class Entries(msgspec.Struct, array_like=True, frozen=True, tag=11):
@@ -251,6 +252,7 @@ class Listed(msgspec.Struct, array_like=True, frozen=True):
     mtime_ns: int = 0
     etag: str = ""
     owner: str = ""
+    record: bytes = b""
 
 
 class Page(msgspec.Struct, array_like=True, frozen=True, tag=105):
