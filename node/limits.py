@@ -57,6 +57,21 @@ DRIVE_STATE_CHECK_S = 3.0
 LATE_DRIVE_S = 0.25  # what a drive may stay behind half of its neighbours before it counts as silent
 DRIVE_RESERVE_FRACTION = 0.01
 DRIVE_RESERVE_BYTES = 1 * GIB
+DRIVE_SMALL_BYTES = 20 * GIB  # on drives below this size the reserve is the fraction alone
+DRIVE_MESSAGE_BYTES = 16 * MIB  # the longest message to or from a drive process
+DRIVE_EMBEDDED_SHARD_BYTES = 2 * KIB  # larger inline shards get a row of their own
+DRIVE_MEMTABLE_BYTES = 8 * MIB  # each of the catalog's two column families
+DRIVE_BLOCK_CACHE_BYTES = 4 * MIB
+DRIVE_CATALOG_FILES = 128  # files the catalog keeps open
+DRIVE_FILE_THREADS = 4
+DRIVE_OPEN_STAGES = 1024  # shard files being written at once
+DRIVE_LAZY_SYNC_S = 0.5  # flags and queue rows are durable after this at the latest
+DRIVE_STAGE_IDLE_S = 6 * 3600.0  # an unfinished shard file that nobody writes to is dropped
+DRIVE_STAGED_KEEP_S = 24 * 3600.0  # a finished one that no record came for
+DRIVE_QUARANTINE_KEEP_S = 24 * 3600.0
+DRIVE_HOUSEKEEPING_S = 60.0
+DRIVE_RESPAWN_MIN_S = 0.2
+DRIVE_RESPAWN_MAX_S = 10.0
 
 # ---- the adaptive bound ----------------------------------------------------------------------------
 STRAGGLER_BOUND_S = 0.25  # how long an acknowledgement waits for margin beyond the quorum
@@ -71,3 +86,15 @@ LOCK_REFRESH_S = 3.0
 LOCK_RETRY_DELAYS_S = (0.1, 0.2, 0.4)
 LOCK_TABLE_ENTRIES = 200_000
 LOCK_WAITERS_PER_KEY = 256
+
+# ---- start-up ------------------------------------------------------------------------------------
+MAX_VOLUMES = 4096
+MAX_CONFIG_BYTES = 1 * MIB  # the configuration file, and each file that a _FILE name points to
+MAX_FORMAT_BYTES = 4 * MIB  # format.json of MAX_VOLUMES drives is a quarter of it
+MIN_MEMORY_BYTES = 256 * MIB
+MIN_USER_CHARACTERS = 3
+MIN_PASSWORD_CHARACTERS = 8
+MIN_CLUSTER_SECRET_CHARACTERS = 16
+FORMING_ASK_S = 3.0  # one question to one drive of one node
+FORMING_RETRY_S = 0.5
+FORMING_REPORT_S = 5.0  # how often a waiting node says what it waits for
