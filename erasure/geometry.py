@@ -1,7 +1,8 @@
 """Shapes: k of n, quorums, the default parity, and how drives are grouped into erasure sets.
 
 The promise that the default parity keeps, with four nodes or more: any two nodes dark, everything
-is readable; any one node and more drives dark, everything is writable.
+is readable; any one node and more drives dark, everything is writable. (Four single drives: any one
+node, since a majority of four is three.)
 """
 
 from __future__ import annotations
