@@ -40,6 +40,14 @@ MAX_CONNECTIONS = 4096
 MAX_RUNNING_REQUESTS = 512
 MAX_WAITING_REQUESTS = 512
 CLOCK_SKEW_S = 15 * 60
+MIN_CLIENT_BYTES_PER_S = 32 * KIB  # a transfer's deadline grows with its size at this rate
+ADMISSION_WAIT_S = 2.0  # how long a request may wait for its turn before SlowDown
+LINGER_S = 2.0  # after an early answer: how long the rest of the upload is thrown away
+MAX_XML_ELEMENTS = 65_536
+MAX_XML_DEPTH = 16
+MAX_TAGS = 10
+MAX_BUCKETS_LISTED = 10_000
+DELETES_IN_FLIGHT = 16  # keys of one DeleteObjects request that are deleted at the same time
 
 # ---- peers ---------------------------------------------------------------------------------------
 PEER_FRAME_BYTES = 1 * MIB  # messages stay below this (several times dearer above)
@@ -54,7 +62,9 @@ CLOSED_CALLS_KEPT = 4096
 # ---- drives --------------------------------------------------------------------------------------
 DRIVE_QUEUE_CALLS = 8192
 DRIVE_STATE_CHECK_S = 3.0
-LATE_DRIVE_S = 0.25  # what a drive may stay behind half of its neighbours before it counts as silent
+LATE_DRIVE_S = (
+    0.25  # what a drive may stay behind half of its neighbours before it counts as silent
+)
 DRIVE_RESERVE_FRACTION = 0.01
 DRIVE_RESERVE_BYTES = 1 * GIB
 DRIVE_SMALL_BYTES = 20 * GIB  # on drives below this size the reserve is the fraction alone
@@ -79,6 +89,11 @@ SHARD_WRITER_LAG_S = 1.0  # a shard writer that stays so far behind the others i
 SHARD_READER_LAG_S = 0.5  # a shard stream that stays so long without a frame is replaced
 HEDGE_FLOOR_S = 0.02
 HEDGE_CEILING_S = 0.25
+
+# ---- commits -------------------------------------------------------------------------------------
+COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
+FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it
+LOCK_ATTEMPT_S = 1.0
 
 # ---- locks ---------------------------------------------------------------------------------------
 LOCK_LEASE_S = 9.0

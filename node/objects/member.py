@@ -73,9 +73,11 @@ class Member:
 
     async def prepare(self, ask: messages.Prepare, *, deadline: float) -> messages.Prepared:
         """Lock, then read, in this order: what is read is not older than the grant."""
-        granted, reply = await self._locks.ask_encoded(ask.lock)
-        if not granted:
-            return messages.Prepared(reply)
+        reply = b""
+        if ask.lock:
+            granted, reply = await self._locks.ask_encoded(ask.lock)
+            if not granted:
+                return messages.Prepared(reply)
         read = verbs.encode(verbs.Read(ask.key))
         states = await together(
             [self._gate.call(d, read, operation="Read", deadline=deadline) for d in ask.drives]
