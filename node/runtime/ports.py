@@ -48,7 +48,68 @@ class Drive(Protocol):
         ...
 
 
-class Wire(Protocol):
-    """To one peer: see node.rpc.client for the promises made on top of it."""
+class WireStream(Protocol):
+    """Messages both ways, in order, each at most limits.PEER_MAX_MESSAGE_BYTES. One reader, one writer.
 
-    def call(self, peer: str, channel: str, frame: bytes) -> asyncio.Future[bytes]: ...
+    `send` and `receive` raise node.errors.TargetFailed once the stream is broken or aborted; cancelling
+    one of them may break the stream.
+    """
+
+    async def send(self, message: bytes) -> None:
+        """Returns when flow control lets the next message go; it never bounds the wait itself."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when the other side ended the stream in good order."""
+        ...
+
+    async def end(self) -> None:
+        """The dialling side sends nothing more (it may still receive)."""
+        ...
+
+    def abort(self) -> None:
+        """Break the stream now, both ways. May be called at any time, more than once."""
+        ...
+
+
+class WireConnection(Protocol):
+    """One connection to one peer; streams on it share its fate."""
+
+    def open(self, kind: str) -> WireStream:
+        """A stream of this kind (frames, upload, download); never blocks, failures show on first use."""
+        ...
+
+    def close(self) -> None:
+        """Break every stream on it and let it go. Never blocks."""
+        ...
+
+
+class Wire(Protocol):
+    """To the peers: bytes in streams. node.rpc makes calls, authentication and uploads of them."""
+
+    def dial(self, peer: str, lane: str) -> WireConnection:
+        """A fresh connection for this lane (node.rpc.methods.Lane); never blocks, never raises."""
+        ...
+
+
+class Pulse(Protocol):
+    """Sends heartbeats on time whatever the event loop does."""
+
+    def start(
+        self,
+        peers: Sequence[str],
+        interval_s: float,
+        make: Callable[[str], bytes],
+        answered: Callable[[str, bytes, float], None],
+    ) -> None:
+        """Every interval, send `make(peer)` to each peer and give its answer to `answered(peer, answer, rtt_s)`.
+
+        `make` may be called from another thread; `answered` is called on the event loop.
+        """
+        ...
+
+    def kick(self, peer: str) -> None:
+        """Send one to this peer now."""
+        ...
+
+    def stop(self) -> None: ...

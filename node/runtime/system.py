@@ -1,0 +1,57 @@
+"""The real clock, randomness and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class SystemClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class SystemRng:
+    def __init__(self) -> None:
+        self._random = secrets.SystemRandom()
+
+    def bytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._random.uniform(low, high)
+
+    def choice(self, items: Sequence[T]) -> T:
+        return self._random.choice(items)
+
+
+class ThreadCpu:
+    """A few threads for coding and hashing: as many as cores, since their work holds a core each."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            max_workers=threads or min(8, max(2, os.cpu_count() or 2)),
+            thread_name_prefix="cpu",
+        )
+
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def close(self) -> None:
+        """Lets running work end by itself; nothing new is begun."""
+        with contextlib.suppress(RuntimeError):
+            self._pool.shutdown(wait=False, cancel_futures=True)
