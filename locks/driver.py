@@ -258,12 +258,13 @@ class LockService:
 
     def _hold(self, pursuit: _Pursuit, lock_class: str) -> HeldLock | None:
         """The lock of a round that was won, unless so much time went by that its lease is over."""
+        lease_s = min(self.policy.lease_s, pursuit.round.lease_s)
         keeper = LeaseKeeper(
             servers=len(self.servers),
             quorum=pursuit.round.quorum,
             start_s=pursuit.begun_s,
-            lease_s=min(self.policy.lease_s, pursuit.round.lease_s),
-            refresh_s=self.policy.refresh_s,
+            lease_s=lease_s,
+            refresh_s=min(self.policy.refresh_s, lease_s / 3),
         )
         if not keeper.valid(self.clock.monotonic()):
             pursuit.abandon()
@@ -279,19 +280,21 @@ class LockService:
 
     async def _refresh_held(self) -> None:
         """The one task that keeps all locks of this node; it ends when nothing is held."""
-        while self._held:
-            now_s = self.clock.monotonic()
-            wake_s = now_s + self.policy.refresh_s
-            for held in list(self._held):
-                if not held._keeper.valid(now_s):
-                    self._lose(held)
-                    continue
-                if held._keeper.next_refresh(now_s) <= now_s:
-                    self._refresh(held, now_s)
-                due_s = held._keeper.next_refresh(now_s)
-                wake_s = min(wake_s, max(due_s, now_s + _BATCH_S), held._keeper.valid_until_s)
-            await self.clock.sleep(max(0.0, wake_s - now_s))
-        self._refresher = None
+        try:
+            while self._held:
+                now_s = self.clock.monotonic()
+                wake_s = now_s + self.policy.refresh_s
+                for held in list(self._held):
+                    if not held._keeper.valid(now_s):
+                        self._lose(held)
+                        continue
+                    if held._keeper.next_refresh(now_s) <= now_s:
+                        self._refresh(held, now_s)
+                    due_s = held._keeper.next_refresh(now_s)
+                    wake_s = min(wake_s, max(due_s, now_s + _BATCH_S), held._keeper.valid_until_s)
+                await self.clock.sleep(max(0.0, wake_s - now_s))
+        finally:
+            self._refresher = None
 
     def _refresh(self, held: HeldLock, now_s: float) -> None:
         keeper = held._keeper
@@ -449,7 +452,8 @@ class LockServerDriver:
         self.server.handle(message, answer, self._clock.monotonic())
         if not answers:
             future = asyncio.get_running_loop().create_future()
-        self._keep_time()
+        if self._timer is None or future is not None or self.server.table.has_results:
+            self._keep_time()
         return answers[0] if future is None else future
 
     def node_incarnation(self, node: str, incarnation: int) -> None:
@@ -468,6 +472,7 @@ class LockServerDriver:
         message = TellTable(me, table.incarnation)
         names = tuple(peers)
         while table.recovering:
+            asked_s = self._clock.monotonic()
             asked = [
                 asyncio.get_running_loop().create_task(
                     _within(every_s, transport.call(peer, message, every_s))
@@ -481,7 +486,9 @@ class LockServerDriver:
             for peer, task in zip(names, asked, strict=True):
                 reply = None if task.cancelled() or task.exception() else task.result()
                 if isinstance(reply, Locks):
-                    table.learn(peer, reply.entries, now_s, complete=reply.complete)
+                    table.learn(
+                        peer, reply.entries, now_s, asked_s=asked_s, complete=reply.complete
+                    )
             self._tick()
 
     def close(self) -> None:

@@ -27,9 +27,9 @@ class Recovery:
         self._peers = peers
         self._told: set[str] = set()
 
-    def told(self, peer: str, now_s: float) -> None:
-        """The peer has told all that it granted."""
-        if peer in self._peers and now_s >= self._settled_s:
+    def told(self, peer: str, asked_s: float) -> None:
+        """The peer has told all that it had granted when it was asked, or later."""
+        if peer in self._peers and asked_s >= self._settled_s:
             self._told.add(peer)
 
     def over(self, now_s: float) -> bool:

@@ -197,6 +197,11 @@ class LockTable:
             times.append(next(iter(self._released_early.values())))
         return min(times, default=None)
 
+    @property
+    def has_results(self) -> bool:
+        """Whether the next `tick` has something to tell, whatever the time."""
+        return bool(self._late)
+
     def node_incarnation(self, node: str, incarnation: int, now_s: float) -> list[Late]:
         """A node is known to run as this incarnation: older ones hold nothing and wait for nothing."""
         if incarnation > self._incarnations.get(node, -1):
@@ -218,9 +223,18 @@ class LockTable:
     # ---- restart ---------------------------------------------------------------------------------
 
     def learn(
-        self, peer: str, entries: Iterable[LockEntry], now_s: float, *, complete: bool = True
+        self,
+        peer: str,
+        entries: Iterable[LockEntry],
+        now_s: float,
+        *,
+        asked_s: float | None = None,
+        complete: bool = True,
     ) -> None:
-        """A peer told what it granted. `complete`: its list was whole and it does not recover itself."""
+        """A peer told what it granted. `complete`: its list was whole and it does not recover itself.
+
+        `asked_s`: when it was asked, by default `now_s`; the table may be as old as that.
+        """
         if self._recovery is None:
             return
         told: dict[tuple[Owner, LockMode], list[str]] = {}
@@ -230,7 +244,7 @@ class LockTable:
             if self._incarnations.get(owner.node) == owner.incarnation or self._meet(owner, now_s):
                 self._take_in(owner, mode, tuple(sorted(set(resources))), now_s)
         if complete:
-            self._recovery.told(peer, now_s)
+            self._recovery.told(peer, now_s if asked_s is None else asked_s)
         self._try_open(now_s)
 
     def all_fresh(self) -> None:
