@@ -86,6 +86,7 @@ DRIVE_RESPAWN_MAX_S = 10.0
 # ---- the adaptive bound ----------------------------------------------------------------------------
 STRAGGLER_BOUND_S = 0.25  # how long an acknowledgement waits for margin beyond the quorum
 SHARD_WRITER_LAG_S = 1.0  # a shard writer that stays so far behind the others is dropped
+SHARD_SYNC_GRACE_S = 1.0  # what slower drives get to sync once a quorum of shards is durable
 SHARD_READER_LAG_S = 0.5  # a shard stream that stays so long without a frame is replaced
 HEDGE_FLOOR_S = 0.02
 HEDGE_CEILING_S = 0.25
@@ -99,6 +100,7 @@ LOCK_ATTEMPT_S = 1.0
 LOCK_LEASE_S = 9.0
 LOCK_REFRESH_S = 3.0
 LOCK_RETRY_DELAYS_S = (0.1, 0.2, 0.4)
+LOCK_TICK_S = 0.1
 LOCK_TABLE_ENTRIES = 200_000
 LOCK_WAITERS_PER_KEY = 256
 

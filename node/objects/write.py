@@ -204,7 +204,7 @@ class Writer:
         try:
             return _Locked(b"", held, await self._read_tops(view, key, deadline))
         except BaseException:
-            self._cluster.spawn(held.release())
+            held.release()
             raise
 
     def _lock_members(self, view: SetView, round_: Round) -> list[Members]:
@@ -389,7 +389,7 @@ class Writer:
             members = []
         self._cluster.finish(members, key, epoch, missed, locked.release, deadline=deadline)
         if locked.held is not None:
-            self._cluster.spawn(locked.held.release())
+            locked.held.release()
 
 
 def _take_states(

@@ -31,7 +31,7 @@ class Part(msgspec.Struct, array_like=True, frozen=True):
 
     number: int
     size: int
-    data_id: bytes  # 16 bytes, names the shard files; b"" when the data is inline
+    data_id: bytes  # 16 bytes, names the shard files and seeds their checksums (inline ones too)
     stripe_bytes: int  # data bytes a stripe (erasure.stripe.StripeLayout)
     etag: str = ""  # hex MD5 of the part
     checksums: dict[str, str] = {}
