@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Gets what the tests need beyond .venv: the laboratory's tools and promtool. As root on Debian or Ubuntu
+# they are installed; elsewhere the tests that need them skip and give this reason. Starts no service.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+need() { # COMMAND PACKAGE
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
+}
+need ip iproute2
+need nft nftables
+need mkfs.ext4 e2fsprogs
+need losetup mount
+need unshare util-linux
+
+want_promtool=no
+PATH="$PATH:$PWD/var/tools/bin" command -v promtool >/dev/null || want_promtool=yes
+
+if [ ${#missing[@]} -eq 0 ] && [ "$want_promtool" = no ]; then
+  exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  [ "$want_promtool" = yes ] && missing+=(prometheus)
+  echo "test-setup: not root on Debian, so not installed: ${missing[*]}; tests that need them will skip"
+  exit 0
+fi
+
+echo "test-setup: getting ${missing[*]} $([ "$want_promtool" = yes ] && echo promtool)"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq || echo "test-setup: apt-get update failed; trying with the lists at hand"
+if [ ${#missing[@]} -gt 0 ]; then
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
+    echo "test-setup: could not install ${missing[*]}; tests that need them will skip"
+fi
+if [ "$want_promtool" = yes ]; then
+  # Unpacked, not installed: installing Debian's package would start a Prometheus on this machine.
+  work="$(mktemp -d)"
+  trap 'rm -rf "$work"' EXIT
+  chmod 755 "$work"
+  if (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked); then
+    mkdir -p var/tools/bin
+    install -m 755 "$work/unpacked/usr/bin/promtool" "$work/unpacked/usr/bin/prometheus" var/tools/bin/
+  else
+    echo "test-setup: could not get promtool; the rule tests will be skipped"
+  fi
+fi
