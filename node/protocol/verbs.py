@@ -190,7 +190,11 @@ class FormatRead(msgspec.Struct, array_like=True, frozen=True, tag=31):
 
 
 class FormatWrite(msgspec.Struct, array_like=True, frozen=True, tag=32):
-    """sync -> Done. Writes format.json on an empty drive (the same bytes again are fine) and opens its catalog."""
+    """sync -> Done. Writes format.json on an empty drive and opens its catalog.
+
+    On a formatted drive it replaces format.json if `cluster_id` and `drive_id` in it stay the same (the
+    same bytes again are fine; forming and accepted drives update the rest); else FOREIGN.
+    """
 
     data: bytes
 
