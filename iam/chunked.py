@@ -31,8 +31,8 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from .canonical import ALGORITHM, EMPTY_SHA256, sign_string
+from .claim import PayloadKind
 from .errors import AuthError
-from .sigv4 import PayloadKind
 
 MAX_CHUNK_BYTES = 5 * 1024**3
 MAX_CHUNK_HEADER_BYTES = 128  # 16 digits, ";chunk-signature=", 64 digits, with room to spare
