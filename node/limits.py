@@ -25,6 +25,9 @@ STRIPE_DATA_BYTES = 1 * MIB  # data bytes a stripe, objects below LARGE_OBJECT_B
 LARGE_STRIPE_DATA_BYTES = 4 * MIB
 LARGE_OBJECT_BYTES = 32 * MIB
 INLINE_SHARD_BYTES = 128 * KIB  # shards up to this size live in the catalog, not in a file
+TRANSFER_LIMIT_S = 7 * 86400.0  # an upload or download is bounded by progress, and by this in all
+BUFFER_WAIT_S = 10.0  # for stripe buffers when the node's memory is in use
+SMALL_BODY_BYTES = 64 * KIB  # digested and encoded on the loop, a thread would cost more
 STRIPES_IN_FLIGHT = 3  # stripe buffers an upload or download holds at the most
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -42,6 +45,7 @@ MAX_WAITING_REQUESTS = 512
 CLOCK_SKEW_S = 15 * 60
 MIN_CLIENT_BYTES_PER_S = 32 * KIB  # a transfer's deadline grows with its size at this rate
 ADMISSION_WAIT_S = 2.0  # how long a request may wait for its turn before SlowDown
+OPEN_TIMEOUT_S = 15.0  # from a GET's admission to its first bytes
 LINGER_S = 2.0  # after an early answer: how long the rest of the upload is thrown away
 MAX_XML_ELEMENTS = 65_536
 MAX_XML_DEPTH = 16
@@ -87,6 +91,7 @@ DRIVE_RESPAWN_MAX_S = 10.0
 STRAGGLER_BOUND_S = 0.25  # how long an acknowledgement waits for margin beyond the quorum
 SHARD_WRITER_LAG_S = 1.0  # a shard writer that stays so far behind the others is dropped
 SHARD_SYNC_GRACE_S = 1.0  # what slower drives get to sync once a quorum of shards is durable
+SHARD_READ_AHEAD = 2  # stripes that a shard stream fetches before they are asked for
 SHARD_READER_LAG_S = 0.5  # a shard stream that stays so long without a frame is replaced
 HEDGE_FLOOR_S = 0.02
 HEDGE_CEILING_S = 0.25

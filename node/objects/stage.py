@@ -245,6 +245,7 @@ class ShardWriters:
         self._needed = needed
         self._tasks: list[asyncio.Task[None]] = []
         self._progress = asyncio.Event()
+        self._synced = False
         self.sinks: list[Sink] = []
         by_node: dict[str, list[Row]] = {}
         reachable = {member.node for member in cluster.reachable(view)}
@@ -277,6 +278,12 @@ class ShardWriters:
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run(sink)) for sink in self.sinks]
+        for sink, task in zip(self.sinks, self._tasks, strict=True):
+            task.add_done_callback(lambda done, sink=sink: self._on_end(sink, done))  # type: ignore[misc]
+
+    def _on_end(self, sink: Sink, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._drop(sink, error)
 
     async def _run(self, sink: Sink) -> None:
         try:
@@ -361,6 +368,7 @@ class ShardWriters:
             task.cancel()
         if len(slots()) < self._needed:
             raise QuorumLost(f"{len(slots())} drives hold the data, {self._needed} are needed")
+        self._synced = True
         return frozenset(slots())
 
     async def _sync(self, sink: Sink) -> tuple[int, ...]:
@@ -368,7 +376,9 @@ class ShardWriters:
         return await sink.sync()
 
     def close(self) -> None:
-        """Aborts whatever was not synced; safe to call at any time."""
+        """Ends the streams; what was not synced as a whole is aborted. Safe to call at any time."""
+        if self._synced:
+            return
         for sink, task in zip(self.sinks, self._tasks, strict=False):
             if not task.done():
                 task.cancel()
