@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 from .condition_keys import is_known_key
 from .conditions import compile_condition
@@ -117,7 +118,7 @@ def parse(
     if bucket:
         _check_bucket(statements, bucket)
     identifier = top.get("Id", "")
-    if not isinstance(identifier, str):
+    if not _is_text(identifier):
         raise MalformedPolicy("must be a string", "Id")
     return Document(
         text=text, kind=kind, version=str(version), id=identifier, statements=statements
@@ -131,6 +132,10 @@ class _Number(str):
     """A JSON number in its own spelling: conditions compare "1.0" as it was written."""
 
     __slots__ = ()
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and not isinstance(value, _Number)
 
 
 def _decode(source: bytes | str) -> str:
@@ -189,7 +194,7 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
     if not listed:
         raise MalformedPolicy("must not be empty", where)
     for one in listed:
-        if not isinstance(one, str) or isinstance(one, _Number):
+        if not _is_text(one):
             raise MalformedPolicy("must be a string or a list of strings", where)
     return tuple(listed)
 
@@ -212,7 +217,7 @@ _ELEMENTS = (
 def _statement(raw: dict[str, object], kind: PolicyKind, variables: bool, where: str) -> Statement:
     _only(raw, _ELEMENTS, where)
     sid = raw.get("Sid", "")
-    if not isinstance(sid, str) or isinstance(sid, _Number):
+    if not _is_text(sid):
         raise MalformedPolicy("must be a string", f"{where}.Sid")
     effect = raw.get("Effect")
     if effect not in ("Allow", "Deny"):
