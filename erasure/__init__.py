@@ -1,4 +1,4 @@
-"""Erasure coding as pure functions: geometry, placement, stripes, shard frames, the code, read plans.
+"""Erasure coding as pure functions.
 
 Nothing here reads a file, a socket, a clock or a random number. From a cluster's shape to the bytes
 of a shard: `geometry` groups drives into sets and picks k and n, `placement` says which drive holds

@@ -1,13 +1,13 @@
 """The code itself: parity from data, lost shards from any k that are left.
 
 zfec defines the code (systematic Reed-Solomon over GF(2^8), polynomial 0x11D). Its generator
-matrix is read out of it with unit vectors and run by ISA-L, which is 15 to 40 times faster and gives
+matrix is read out of it with unit vectors and run by ISA-L, which is tens of times faster and gives
 the same bytes. ISA-L is looked for in the libraries that the pyeclib wheel carries, then in the
 system's. It must agree with zfec on a few geometries and lengths when it is loaded, or it is not
-used. Without it zfec computes: the same bytes, slower, with allocations, and the GIL may be held.
+used. Without it zfec computes: the same bytes, slower, and with a new row for each output.
 
-Buffers go to ISA-L by address. A cffi call releases the GIL, so codecs may be used by many threads
-at once; a codec has no state but caches. Rows must not overlap rows that are written.
+Buffers go to ISA-L by address. Both libraries release the GIL at work, so codecs may be used by
+many threads at once; a codec has no state but caches. Rows must not overlap rows that are written.
 """
 
 from __future__ import annotations
@@ -94,12 +94,16 @@ class Codec:
     ) -> None:
         """Computes the shards listed in `want` into the rows of `out`, in place.
 
-        `present` maps shard indexes to rows. Of more than k the data shards are preferred, then
-        the lower parity shards; the others are not looked at. Raises NotEnoughShards for fewer
-        than k, RowsError for rows that do not fit.
+        `present` maps shard indexes to rows, `want` names each shard once. Of more than k the data
+        shards are preferred, then the lower parity shards; the others are not looked at. Raises
+        NotEnoughShards for fewer than k, RowsError for rows that do not fit.
         """
         if len(want) != len(out):
             raise RowsError(f"{len(want)} shards wanted, {len(out)} rows to hold them")
+        # zfec writes past its own arrays on the C stack if a parity shard is wanted repeatedly, and
+        # loops for ever over repeated or unknown inputs; so both are excluded here, for any engine.
+        if len(set(want)) != len(want):
+            raise RowsError(f"a shard is wanted twice: {list(want)}")
         for shard in (*present, *want):
             if not 0 <= shard < self.n:
                 raise RowsError(f"shard {shard} of {self.n}")
@@ -126,7 +130,7 @@ def backend_name() -> str:
 @lru_cache(maxsize=_GEOMETRIES)
 def generator_matrix(k: int, n: int) -> Matrix:
     """zfec's generator matrix, n rows of k coefficients; the first k rows are the identity."""
-    # Column j of the input is the j-th unit vector, so column j of the output is that of the matrix.
+    # Byte j of the rows is the j-th unit vector, so byte j of the shards is column j.
     units = [bytes(int(i == j) for j in range(k)) for i in range(k)]
     matrix = tuple(bytes(row) for row in Encoder(k, n).encode(units, tuple(range(n))))
     assert matrix[:k] == tuple(units), "zfec's code is systematic"
@@ -175,7 +179,8 @@ class _Zfec:
         out: Sequence[Buffer],
         row_bytes: int,
     ) -> None:
-        data = tuple(self._decoder.decode(tuple(rows), chosen))
+        # The decoder reorders the sequence that it is given: hand it a list of its own.
+        data = tuple(self._decoder.decode(list(rows), chosen))
         computed = self._encoder.encode(data, want)
         for target, row in zip(out, computed, strict=True):
             memoryview(target).cast("B")[:] = row
@@ -208,7 +213,7 @@ class _IsaL:
         self._run(self._decode_tables(chosen, want), rows, out, row_bytes)
 
     def _build_decode_tables(self, chosen: tuple[int, ...], want: tuple[int, ...]) -> Any:
-        # shards = G * data, so data = inverse(G[chosen]) * chosen shards, and wanted = G[want] * data.
+        # shards = G * data; so data = inverse(G[chosen]) * chosen, and wanted = G[want] * data.
         to_data = invert(tuple(self._matrix[shard] for shard in chosen))
         return self._tables(multiply(tuple(self._matrix[shard] for shard in want), to_data))
 
@@ -270,7 +275,7 @@ def _isal_candidates() -> Iterator[str]:
 
 
 def _agrees_with_zfec(library: Any) -> bool:
-    """Encodes and reconstructs a little with both. Lengths around a vector try its tail handling."""
+    """Encodes and reconstructs a little with both. The lengths try tails of vectors."""
     for k, n in ((1, 2), (8, 16), (12, 16)):
         for length in (1, 33, 64, 517):
             data = [bytes((37 * i + 11 * j + k) & 0xFF for j in range(length)) for i in range(k)]

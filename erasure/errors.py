@@ -1,4 +1,4 @@
-"""What erasure coding can refuse. Each error carries its figures, so that callers need no parsing."""
+"""What erasure coding can refuse. Errors that callers act on carry their figures."""
 
 from __future__ import annotations
 

@@ -151,8 +151,9 @@ def tolerance(nodes: int, drives_per_node: int, parity: int | None = None) -> To
     # Losing every node is never tolerated, so a set on one node tolerates drives only.
     read_nodes = min(m // per_node, set_nodes - 1)
     spare = n - geometry.write_quorum
-    # A write also needs its lock, granted by more than half of the nodes.
-    write_nodes = min(spare // per_node, (nodes - 1) // 2)
+    # A write also needs its lock, granted by more than half of the nodes. That never binds first:
+    # the write quorum is more than half of the drives, so fewer than half of the nodes are spare.
+    write_nodes = spare // per_node
     return Tolerance(
         nodes=nodes,
         drives_per_node=drives_per_node,

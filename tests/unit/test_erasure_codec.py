@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -38,12 +39,29 @@ def test_without_a_library_zfec_computes(monkeypatch: pytest.MonkeyPatch) -> Non
         Codec(2, 4, backend="isa-l")
 
 
-def test_a_library_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent:
-        def ec_init_tables(self, *_: object) -> None: ...
-        def ec_encode_data(self, *_: object) -> None: ...
+class Spoiled:
+    """The real library, which now and then turns one bit: in every other call, from `first` on."""
 
-    assert not module._agrees_with_zfec(Silent())
+    def __init__(self, first: int | None) -> None:
+        self._library = module._isal()
+        self._calls = 0
+        self._first = first
+
+    def ec_init_tables(self, *arguments: Any) -> None:
+        self._library.ec_init_tables(*arguments)
+
+    def ec_encode_data(self, *arguments: Any) -> None:
+        self._library.ec_encode_data(*arguments)
+        if self._first is not None and self._calls % 2 == self._first:
+            arguments[-1][0][0] ^= 1
+        self._calls += 1
+
+
+@pytest.mark.skipif(backend_name() != "isa-l", reason="no ISA-L here")
+def test_a_library_that_disagrees_is_not_used() -> None:
+    assert module._agrees_with_zfec(Spoiled(None))
+    assert not module._agrees_with_zfec(Spoiled(0)), "encodes wrongly"
+    assert not module._agrees_with_zfec(Spoiled(1)), "reconstructs wrongly"
 
 
 @pytest.mark.skipif(backend_name() != "isa-l", reason="no ISA-L here")
@@ -108,6 +126,8 @@ def test_rows_that_do_not_fit_are_refused(backend: str) -> None:
         codec.encode([b"ab"], [bytearray(2), bytearray(2)])
     with pytest.raises(RowsError, match="2 shards wanted"):
         codec.reconstruct({0: b"ab", 1: b"cd"}, [2, 3], [bytearray(2)])
+    with pytest.raises(RowsError, match="wanted twice"):
+        codec.reconstruct({0: b"ab", 1: b"cd"}, [3] * 50, [bytearray(2) for _ in range(50)])
     with pytest.raises(RowsError, match="shard 4 of 4"):
         codec.reconstruct({0: b"ab", 4: b"cd"}, [2], [bytearray(2)])
     with pytest.raises(GeometryError):
@@ -119,10 +139,10 @@ def test_read_only_output_is_refused(backend: str) -> None:
         Codec(1, 2, backend=backend).encode([b"a"], [b"b"])
 
 
-@pytest.mark.skipif(backend_name() != "isa-l", reason="the fallback may hold the GIL")
-def test_encoding_releases_the_interpreter_lock() -> None:
-    row = bytes(1 << 20)
-    parity = [bytearray(1 << 20) for _ in range(8)]
+def test_encoding_releases_the_interpreter_lock(backend: str) -> None:
+    codec = Codec(8, 16, backend=backend)
+    row = bytes(1 << 18)
+    parity = [bytearray(1 << 18) for _ in range(8)]
     go, ran = threading.Semaphore(0), threading.Event()
 
     def other() -> None:
@@ -136,8 +156,8 @@ def test_encoding_releases_the_interpreter_lock() -> None:
     sys.setswitchinterval(1000)
     try:
         go.release()
-        for _ in range(500):
-            get_codec(8, 16).encode([row] * 8, parity)
+        for _ in range(300):
+            codec.encode([row] * 8, parity)
             if ran.is_set():
                 break
         gave_way = ran.is_set()
