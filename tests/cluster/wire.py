@@ -5,7 +5,6 @@ A test client must not hide what it is to measure: no pool, no retry, one socket
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
@@ -13,9 +12,12 @@ import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 Query = Iterable[tuple[str, str]]
+Network = Callable[[], AbstractContextManager[Any]]  # where the socket is made (a namespace)
 STALE_S = 2.0  # an idle connection is not reused after this: the server may be closing it
 
 
@@ -33,8 +35,11 @@ class Response:
 class Connection:
     """One keep-alive connection; `timeout_s` bounds a whole request, connecting included."""
 
-    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, *, timeout_s: float, network: Network = nullcontext
+    ) -> None:
         self.host, self.port, self.timeout_s = host, port, timeout_s
+        self._network = network
         self._sock: socket.socket | None = None
         self._used_at = 0.0
 
@@ -48,7 +53,8 @@ class Connection:
             self.close()
         if self._sock is None:
             wait_s = max(0.01, deadline - time.monotonic())
-            self._sock = socket.create_connection((self.host, self.port), timeout=wait_s)
+            with self._network():
+                self._sock = socket.create_connection((self.host, self.port), timeout=wait_s)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # A small send buffer: progress as seen here is progress of the server.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
@@ -229,10 +235,15 @@ class S3:
     """Signed requests to one endpoint over one connection."""
 
     def __init__(
-        self, endpoint: tuple[str, int], credentials: Credentials, *, timeout_s: float = 15.0
+        self,
+        endpoint: tuple[str, int],
+        credentials: Credentials,
+        *,
+        timeout_s: float = 15.0,
+        network: Network = nullcontext,
     ) -> None:
         self.endpoint, self.credentials = endpoint, credentials
-        self.connection = Connection(*endpoint, timeout_s=timeout_s)
+        self.connection = Connection(*endpoint, timeout_s=timeout_s, network=network)
 
     def __enter__(self) -> S3:
         return self
@@ -278,10 +289,3 @@ def endpoint(text: str) -> tuple[str, int]:
     """ "host:port" as a pair."""
     host, _, port = text.rpartition(":")
     return host, int(port)
-
-
-def get(address: tuple[str, int], target: str, *, timeout_s: float = 5.0) -> Response:
-    """One unsigned GET on a connection of its own."""
-    connection = Connection(*address, timeout_s=timeout_s)
-    with contextlib.closing(connection):
-        return connection.request("GET", target)

@@ -32,8 +32,8 @@ SUBNET = "10.231.0"
 
 
 def base_dir() -> Path:
-    """Where images and logs live; HOLDFAST_LAB_DIR overrides (it needs a real file system)."""
-    return Path(os.environ.get("HOLDFAST_LAB_DIR") or Path(tempfile.gettempdir()) / "holdfast-lab")
+    """Where images and logs live; POWER_LAB_DIR overrides."""
+    return Path(os.environ.get("POWER_LAB_DIR") or Path(tempfile.gettempdir()) / "holdfast-lab")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

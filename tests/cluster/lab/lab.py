@@ -284,7 +284,8 @@ class Lab:
             "disks": ":".join(str(self.drives.path(node, d)) for d in self.book.drives),
             "nodes": ",".join(f"node{n}={self.ip(n)}" for n in self.nodes),
         }
-        env = dict(os.environ)
+        # A server's own settings come from this lab alone, never from the caller's shell.
+        env = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
         env.update({k: _fill(v, values) for k, v in self.book.state.env.items()})
         return env, values
 
