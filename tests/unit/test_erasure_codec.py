@@ -43,7 +43,7 @@ class Spoiled:
     """The real library, which now and then turns one bit: in every other call, from `first` on."""
 
     def __init__(self, first: int | None) -> None:
-        self._library = module._isal()
+        self._library: Any = module._isal()
         self._calls = 0
         self._first = first
 
