@@ -88,7 +88,7 @@ class Engine:
     def cursor(self, end: bytes) -> Cursor:
         options = rocksdict.ReadOptions()
         options.set_iterate_upper_bound(end)
-        return Cursor(self._db.iter(options))
+        return Cursor(self._db.iter(options), options)
 
     def keys_estimate(self) -> int:
         return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
@@ -101,8 +101,9 @@ class Engine:
 class Cursor:
     """A seekable walk over rows; it does not see what is written after it was made."""
 
-    def __init__(self, cursor: rocksdict.RdictIter) -> None:
+    def __init__(self, cursor: rocksdict.RdictIter, options: rocksdict.ReadOptions) -> None:
         self._cursor = cursor
+        self._options = options  # the bound lies in there, and RocksDB only points at it
         self.next = cursor.next
 
     def seek(self, row: bytes) -> None:
