@@ -479,7 +479,6 @@ class LockServerDriver:
                 )
                 for peer in names
             ]
-            await self._clock.sleep(every_s)
             if asked:
                 await asyncio.wait(asked)
             now_s = self._clock.monotonic()
@@ -490,6 +489,8 @@ class LockServerDriver:
                         peer, reply.entries, now_s, asked_s=asked_s, complete=reply.complete
                     )
             self._tick()
+            if table.recovering:
+                await self._clock.sleep(every_s)
 
     def close(self) -> None:
         if self._timer is not None:
