@@ -352,7 +352,7 @@ def test_4_small_requests_go_on_and_two_nodes_off_refuse_writes(whole: Cluster) 
 
 def two_nodes_off(whole: Cluster) -> None:
     """Node 4 is dark already; node 3 goes as well, then returns."""
-    world, see = whole.world, whole.see
+    world = whole.world
     time.sleep(2)  # decided flags are synced within 1 s: no write is undecided now
     second_cut = world.poweroff(3)
     begun = time.monotonic()
