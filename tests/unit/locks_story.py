@@ -46,7 +46,7 @@ class Storyteller:
         now_s = float(seconds)
         named = dict(word.split("=", 1) for word in words if "=" in word)
         plain = [word for word in words if "=" not in word]
-        said = getattr(self, f"_{verb}")(now_s, plain, named)
+        said: list[str] = getattr(self, f"_{verb}")(now_s, plain, named)
         return said + [_late(late) for late in self._table.tick(now_s)]
 
     def _start(self, now_s: float, words: list[str], named: dict[str, str]) -> list[str]:
