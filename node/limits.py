@@ -20,6 +20,9 @@ MAX_LIST_KEYS = 1000
 MAX_DELETE_KEYS = 1000
 MAX_XML_BYTES = 2 * MIB  # DeleteObjects and CompleteMultipartUpload bodies are the largest
 
+BUCKET_MEMORY_S = 10.0
+BUCKET_MEMORY_ENTRIES = 10_000
+
 # ---- stripes -------------------------------------------------------------------------------------
 STRIPE_DATA_BYTES = 1 * MIB  # data bytes a stripe, objects below LARGE_OBJECT_BYTES
 LARGE_STRIPE_DATA_BYTES = 4 * MIB

@@ -1,0 +1,57 @@
+"""Conditions of RFC 9110 on a record, as S3 applies them."""
+
+from __future__ import annotations
+
+from node.errors import NoSuchKey, NotModified, PreconditionFailed
+from node.objects.api import Conditions
+from node.protocol.record import Record
+
+
+def check_read(record: Record, conditions: Conditions) -> None:
+    """PreconditionFailed or NotModified (If-Match wins over the dates, as in AWS's table)."""
+    if not conditions:
+        return
+    modified_s = record.mtime_ns // 1_000_000_000
+    matched = _matches(record, conditions.if_match)
+    if conditions.if_match:
+        if not matched:
+            raise PreconditionFailed()
+    elif (
+        conditions.if_unmodified_since_s is not None
+        and modified_s > conditions.if_unmodified_since_s
+    ):
+        raise PreconditionFailed()
+    if conditions.if_none_match:
+        if _matches(record, conditions.if_none_match):
+            raise NotModified(etag=record.etag)
+    elif (
+        conditions.if_modified_since_s is not None and modified_s <= conditions.if_modified_since_s
+    ):
+        raise NotModified(etag=record.etag)
+
+
+def check_write(record: Record | None, conditions: Conditions) -> None:
+    """Conditional writes: If-None-Match: * (create only) and If-Match (replace only this)."""
+    if (
+        conditions.if_none_match
+        and record is not None
+        and _matches(record, conditions.if_none_match)
+    ):
+        raise PreconditionFailed()
+    if conditions.if_match:
+        if record is None:
+            raise NoSuchKey()
+        if not _matches(record, conditions.if_match):
+            raise PreconditionFailed()
+
+
+def check_source(record: Record, conditions: Conditions) -> None:
+    """x-amz-copy-source-if-*: every failure is a 412."""
+    try:
+        check_read(record, conditions)
+    except NotModified as error:
+        raise PreconditionFailed() from error
+
+
+def _matches(record: Record, etags: tuple[str, ...]) -> bool:
+    return "*" in etags or record.etag in etags
