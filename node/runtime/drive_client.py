@@ -36,6 +36,7 @@ from node.runtime.arena import Arena
 
 _HEAD = struct.Struct(">II")
 _RECEIVE_BYTES = 256 * 1024
+_FAILED_TAG = 100  # node.protocol.verbs.Failed
 _VECTOR = 512  # buffers per system call, below any IOV_MAX
 _SOCKET_BYTES = 1024 * 1024
 
@@ -55,6 +56,7 @@ class DriveProcess:
     def __init__(self, path: str, arena: Arena, settings: DriveSettings) -> None:
         self.path = path
         self.on_change: Callable[[bool], None] | None = None  # True: it runs again
+        self.on_failed: Callable[[bytes], None] | None = None  # an answer that is a Failed
         self.starts = 0
         self._arena = arena
         self._settings = settings
@@ -177,11 +179,15 @@ class DriveProcess:
         calls = self._calls
         while end - at >= 8:
             length, call = _HEAD.unpack_from(data, at)
-            if length > DRIVE_MESSAGE_BYTES:
+            if not 6 <= length <= DRIVE_MESSAGE_BYTES:
+                self.restart()
                 self._lost(f"drive process: a message of {length} bytes")
                 return
             if end - at < 4 + length:
                 break
+            # The tag behind the array's head: Failed answers concern whoever watches the drive, too.
+            if data[at + 9] == _FAILED_TAG and self.on_failed is not None:
+                self.on_failed(data[at + 8 : at + 4 + length])
             future = calls.pop(call, None)
             if future is not None and not future.done():
                 future.set_result(data[at + 8 : at + 4 + length])

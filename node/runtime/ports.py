@@ -40,8 +40,8 @@ class Cpu(Protocol):
 class Drive(Protocol):
     """One local drive: node.protocol.verbs in, replies out, both encoded."""
 
-    def submit(self, verb: bytes) -> asyncio.Future[bytes]:
-        """Queue a verb; the future fails with node.errors.TargetFailed when the drive's process is gone.
+    def submit(self, frame: bytes) -> asyncio.Future[bytes]:
+        """Queue a verb behind the 16-byte id of the drive it is meant for; the future fails with node.errors.TargetFailed when the drive's process is gone.
 
         It never times out by itself (the gate's guard does that); a cancelled future only drops the answer.
         """

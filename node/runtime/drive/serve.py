@@ -162,11 +162,14 @@ class Server:
                 return verbs.Blob(layout.read_format(self._options.path))
             case verbs.FormatWrite():
                 return self._format(drive_id, verb.data)
-            case verbs.Check() if self._closed.fault is DriveFault.UNFORMATTED:
+            case verbs.Check() if drive_id == NO_DRIVE and self._unformatted():
                 # Nothing is written where a cluster has not been formed.
                 space = layout.Space(self._options.path, 0.0, 0, 0)
                 return verbs.Usage(*space.refresh(), 0, 0, 0, 0.0)
         raise self._closed
+
+    def _unformatted(self) -> bool:
+        return self._closed.fault is DriveFault.UNFORMATTED
 
     def _format(self, drive_id: bytes, data: bytes) -> verbs.Reply:
         path = self._options.path
