@@ -41,9 +41,10 @@ class Drive(Protocol):
     """One local drive: node.protocol.verbs in, replies out, both encoded."""
 
     def submit(self, frame: bytes) -> asyncio.Future[bytes]:
-        """Queue a verb behind the 16-byte id of the drive it is meant for; the future fails with node.errors.TargetFailed when the drive's process is gone.
+        """Queue a verb, behind the 16-byte id of the drive it is meant for.
 
-        It never times out by itself (the gate's guard does that); a cancelled future only drops the answer.
+        The future fails with node.errors.TargetFailed when the drive's process is gone. It never
+        times out by itself (the gate's guard does that); a cancelled future only drops the answer.
         """
         ...
 
