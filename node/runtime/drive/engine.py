@@ -94,8 +94,13 @@ class Engine:
         return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
 
     def close(self) -> None:
-        self._shards.close()
-        self._db.close()
+        """Again is harmless. Walks that are still held keep the database open until they go."""
+        try:
+            self._shards.close()
+            del self._shards_handle  # it holds the database open, too
+            self._db.close()
+        except (rocksdict.DbClosedError, AttributeError):
+            return
 
 
 class Cursor:
