@@ -212,7 +212,7 @@ def _parse_header(
     authorization: bytes, content_sha256: bytes, amz_date: bytes, date: bytes, token: bytes
 ) -> Authentication:
     fields = _authorization_fields(_text(authorization))
-    access_key, scope_date, region, service, terminator = _split_credential(
+    access_key, scope_date, region, service, terminator = split_credential(
         fields["Credential"], malformed
     )
     if terminator != TERMINATOR:
@@ -281,7 +281,8 @@ def _authorization_fields(value: str) -> dict[str, str]:
     return fields
 
 
-def _split_credential(value: str, error: _ErrorMaker) -> list[str]:
+def split_credential(value: str, error: _ErrorMaker) -> list[str]:
+    """Access key, date, region, service and terminator of a credential scope."""
     # From the right: an access key id chosen by an operator may hold a slash.
     found = value.rsplit("/", 4)
     if len(found) != 5 or not found[0]:
@@ -362,7 +363,7 @@ def _parse_query(query: dict[str, str], header_sha256: str) -> Authentication:
     def bad_credential(message: str, details: Mapping[str, str] | None) -> AuthError:
         return bad_query(f"Error parsing the X-Amz-Credential parameter; {message}", details)
 
-    access_key, scope_date, region, service, terminator = _split_credential(
+    access_key, scope_date, region, service, terminator = split_credential(
         query["X-Amz-Credential"], bad_credential
     )
     if terminator != TERMINATOR:

@@ -100,6 +100,22 @@ class PolicyIsBuiltIn(DirectoryError):
         super().__init__("policy", name, f"the policy {name!r} is built in and cannot be changed")
 
 
+class NotAttached(DirectoryError):
+    """The policy ``name`` is not attached to ``holder``."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__("policy", name, f"the policy {name!r} is not attached to {holder!r}")
+        self.holder = holder
+
+
+class NotAMember(DirectoryError):
+    """The user ``name`` is not in ``group``."""
+
+    def __init__(self, name: str, group: str) -> None:
+        super().__init__("user", name, f"the user {name!r} is not in the group {group!r}")
+        self.group = group
+
+
 class NoSuchAccessKey(DirectoryError):
     def __init__(self, access_key_id: str) -> None:
         super().__init__("access key", access_key_id, f"there is no access key {access_key_id!r}")

@@ -37,20 +37,24 @@ from .claim import (
     parse,
 )
 from .errors import AuthError
+from .post_policy import PostPolicy, parse_post_form, verify_post_policy
 from .signer import encode_pairs, presign, sign_headers
 
 __all__ = [
     "AuthKind",
     "Authentication",
     "PayloadKind",
+    "PostPolicy",
     "RequestParts",
     "Verified",
     "content_sha256_mismatch",
     "encode_pairs",
     "parse",
+    "parse_post_form",
     "presign",
     "sign_headers",
     "verify",
+    "verify_post_policy",
 ]
 
 SKEW_S = 900
