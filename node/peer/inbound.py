@@ -291,6 +291,8 @@ class _Transfer:
         while True:
             data = await self._bounded(self._stream.receive())
             if data is None:
+                raise TransferBroken("the upload broke off before its end mark")
+            if not data:
                 return
             yield data
 

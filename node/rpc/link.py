@@ -115,6 +115,7 @@ class Link:
         self._pause: asyncio.Future[None] | None = None
         self._readiness: list[asyncio.Future[Session]] = []
         self._stream: WireStream | None = None
+        self._worked = False  # this session got through its handshake
         self._task: asyncio.Task[None] | None = None
         self._last_error: HoldfastError = TargetFailed(f"{peer}: not connected yet")
 
@@ -173,6 +174,10 @@ class Link:
     def cut(self) -> None:
         """The peer is declared dead: drop the connection, so that its return meets a fresh one."""
         if self._stream is not None:
+            self._last_error = TargetFailed(f"{self.peer} was declared dead")
+            self.session = None
+            if self.state is LinkState.READY:
+                self.state = LinkState.PAUSING
             self._stream.abort()
 
     def ready(self) -> asyncio.Future[Session]:
@@ -191,12 +196,11 @@ class Link:
         failures = 0
         while True:
             self.state = LinkState.DIALLING
-            worked = False
+            self._worked = False
             try:
-                worked = await self._session()
+                await self._session()
             except HoldfastError as error:
                 self._last_error = error
-                worked = self.session is not None
             finally:
                 self.session = None
                 self._stream = None
@@ -204,7 +208,7 @@ class Link:
                 self.state = LinkState.STOPPED if stopped else LinkState.PAUSING
                 self._fail_all(self._last_error)
             self._on_lost(self, self._last_error)
-            failures = 0 if worked else failures + 1
+            failures = 0 if self._worked else failures + 1
             if failures:
                 await self._rest(min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 8)))
 
@@ -234,7 +238,7 @@ class Link:
                 ready.set_exception(broken)
 
     # ---- one session -----------------------------------------------------------------------------------
-    async def _session(self) -> bool:
+    async def _session(self) -> None:
         connection = self._wire.dial(self.peer, self.lane)
         try:
             stream = self._stream = connection.open("frames")
@@ -247,6 +251,7 @@ class Link:
                 ) from None
             self.session = Session(name=name, connection=connection, openings=auth.OpeningSeal(key))
             self.state = LinkState.READY
+            self._worked = True
             for ready in self._readiness:
                 if not ready.done():
                     ready.set_result(self.session)

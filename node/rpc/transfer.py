@@ -1,6 +1,7 @@
 """Shard bytes to and from a peer: one stream per transfer, bare messages, bounded by progress.
 
-An upload is opening, data messages, half close, ending (the reply). A download is opening, ending
+An upload is opening, data messages, an empty message as end mark, ending (the reply): a half close
+alone would not do, since to the receiver a cancelled stream looks just like one. A download is opening, ending
 (accepted, or why not), data messages, end of stream. Nothing wraps the data: a message is the bytes.
 
 A transfer is never bounded by its length but by standing still: `attempt_s` of its policy row without
@@ -26,6 +27,7 @@ from node.runtime.ports import Clock, WireStream
 T = TypeVar("T")
 
 PATH = "peer"
+END_MARK = b""
 STANDSTILL_S = 1.0  # a dead verdict ends a transfer that has made no progress for so long
 UPLOAD_FINISH_S = 10.0  # the receiver syncs what it has before it replies
 ENDING_WAIT_S = 0.5  # a receiver that closed early has said why
@@ -155,23 +157,39 @@ class _Transfer:
             self._stream.abort()
 
 
+def _look(answer: asyncio.Task[bytes | None]) -> None:
+    """A reply that nobody waits for any more is not worth a complaint."""
+    if not answer.cancelled():
+        answer.exception()
+
+
 class Upload(_Transfer):
     """Bytes to a peer: any number of `send`, then `finish`; or `abort`. One user at a time."""
 
     name = "upload"
 
+    _answer: asyncio.Task[bytes | None] | None = None
+
     async def open(self, header: bytes) -> None:
-        await self._open(header)
+        stream = await self._open(header)
+        # The reply is awaited from the start: a receiver that gives up early says why, and after a
+        # failed send it would be too late to ask.
+        self._answer = asyncio.get_running_loop().create_task(stream.receive())
+        self._answer.add_done_callback(_look)
 
     async def send(self, data: bytes) -> None:
         """Returns when flow control takes more. `data` is at most limits.PEER_FRAME_BYTES long."""
         assert len(data) <= limits.PEER_MAX_MESSAGE_BYTES
-        stream = self._usable()
+        if not data:
+            return  # an empty message is the end mark
+        stream, answer = self._usable()
         try:
+            if answer.done():
+                raise TargetFailed(f"{self.peer}: the receiver gave up")
             await self._bounded(stream.send(data), self._policy.attempt_s)
             self._well()
         except TargetFailed as error:
-            told = error if self._failed is not None else await self._told(stream, error)
+            told = error if self._failed is not None else await self._told(answer, error)
             self._end(told)
             raise told from error
         except BaseException as error:
@@ -180,10 +198,11 @@ class Upload(_Transfer):
 
     async def finish(self) -> bytes:
         """End the data and wait for the peer's reply."""
-        stream = self._usable()
+        stream, answer = self._usable()
         try:
+            await self._bounded(stream.send(END_MARK), self._policy.attempt_s)
             await self._bounded(stream.end(), self._policy.attempt_s)
-            message = await self._bounded(stream.receive(), UPLOAD_FINISH_S)
+            message = await self._bounded(answer, UPLOAD_FINISH_S)
             reply = self._ending(message)
         except BaseException as error:
             self._end(error)
@@ -195,12 +214,17 @@ class Upload(_Transfer):
         """Give the transfer up; the receiver drops what it has."""
         self._end(asyncio.CancelledError())
 
-    def _usable(self) -> WireStream:
+    def _end(self, error: BaseException | None) -> None:
+        super()._end(error)
+        if self._answer is not None:
+            self._answer.cancel()
+
+    def _usable(self) -> tuple[WireStream, asyncio.Task[bytes | None]]:
         if self._failed is not None:
             raise self._failed
-        if self._stream is None or self._over:
+        if self._stream is None or self._answer is None or self._over:
             raise TargetFailed(f"{self.peer}: the upload is over")
-        return self._stream
+        return self._stream, self._answer
 
     def _ending(self, message: bytes | None) -> bytes:
         if message is None:
@@ -211,11 +235,13 @@ class Upload(_Transfer):
             raise decode_error(self.peer, ending.error, ending.detail)
         return ending.payload
 
-    async def _told(self, stream: WireStream, error: HoldfastError) -> HoldfastError:
+    async def _told(
+        self, answer: asyncio.Task[bytes | None], error: HoldfastError
+    ) -> HoldfastError:
         """A receiver that gave up has sent its reason before it closed."""
         try:
             async with asyncio.timeout(ENDING_WAIT_S):
-                self._ending(await stream.receive())
+                self._ending(await answer)
         except HoldfastError as told:
             return told if getattr(told, "answered", False) else error
         except TimeoutError:

@@ -61,7 +61,11 @@ class WireStream(Protocol):
         ...
 
     async def receive(self) -> bytes | None:
-        """The next message; None when the other side ended the stream in good order."""
+        """The next message; None at the end of the stream.
+
+        On the dialling side None means a good end. On the listening side it may also mean that the
+        caller is gone: where that matters, the protocol on top needs an end mark of its own.
+        """
         ...
 
     async def end(self) -> None:

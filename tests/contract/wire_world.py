@@ -14,6 +14,7 @@ from node.rpc.client import Peers
 from node.rpc.link import Identity
 from node.rpc.methods import LINK_LANES, Method
 from node.runtime.grpc_wire import GrpcServer, GrpcWire
+from node.runtime.ports import Wire
 from node.runtime.system import SystemClock, SystemRng
 
 SECRET = b"a secret of the whole cluster"
@@ -76,11 +77,12 @@ def make_peers(
     secret: bytes = SECRET,
     incarnation: int = 7,
     guard: Guard | None = None,
+    wire: Wire | None = None,
 ) -> Peers:
     return Peers(
         me=Identity(node=me, incarnation=incarnation, keys=ClusterKeys(secret)),
         peers=names,
-        wire=GrpcWire(),
+        wire=wire or GrpcWire(),
         guard=guard or Guard(CLOCK, RNG),
         clock=CLOCK,
         rng=RNG,
@@ -99,7 +101,7 @@ def within(seconds: float) -> float:
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for something that happens by itself; fails loudly when it does not."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is nothing to be told by
             await asyncio.sleep(0.01)
 
 
