@@ -2,112 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from .ledger import Operation, Slot, summary, value
+from .standin import Store
 from .wire import Credentials, sign
 
 ROOT = Path(__file__).parents[2]
 KEYS = Credentials(access_key="tester", secret_key="a secret of tests")
-
-
-class Store(ThreadingHTTPServer):
-    """A store in memory that can be told to lie."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, bytes] = {}
-        self.parts: dict[int, bytes] = {}
-        self.mode = "honest"
-        self.writes = 0
-        self.gate = threading.Event()  # writes wait here while it is clear
-        self.gate.set()
-
-    @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Store
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, text in headers.items():
-            self.send_header(name, text)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_PUT(self) -> None:
-        store, url = self.server, urlsplit(self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        store.gate.wait(10)
-        store.writes += 1
-        etag = f'"{hashlib.md5(body).hexdigest()}"'
-        query = parse_qs(url.query)
-        if "partNumber" in query:
-            store.parts[int(query["partNumber"][0])] = body
-        elif store.mode == "refuses" and store.writes % 3 == 0:
-            self.reply(503, b"<Error><Code>SlowDown</Code></Error>")
-            return
-        elif store.mode == "refuses but does" and store.writes % 3 == 0:
-            store.objects[url.path] = body
-            self.reply(503)
-            return
-        elif store.mode == "damages" and store.writes % 5 == 0:
-            store.objects[url.path] = body[:-1] + bytes([body[-1] ^ 1])
-        elif not (store.mode == "forgets" and store.writes % 5 == 0):
-            store.objects[url.path] = body
-        self.reply(200, ETag=etag)
-
-    def do_POST(self) -> None:
-        url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if url.query == "uploads=":
-            self.reply(200, b"<R><UploadId>u1</UploadId></R>")
-            return
-        numbers = [int(n) for n in re.findall(rb"<PartNumber>(\d+)<", body)]
-        parts = [self.server.parts[n] for n in numbers]
-        self.server.objects[url.path] = b"".join(parts)
-        digest = hashlib.md5(b"".join(hashlib.md5(p).digest() for p in parts)).hexdigest()
-        self.reply(200, f"<R><ETag>{digest}-{len(parts)}</ETag></R>".encode())
-
-    def do_GET(self) -> None:
-        body = self.server.objects.get(urlsplit(self.path).path)
-        self.reply(404 if body is None else 200, body or b"")
-
-    def do_DELETE(self) -> None:
-        self.server.objects.pop(urlsplit(self.path).path, None)
-        self.reply(204)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
 
 
 def client(module: str, *argv: str) -> subprocess.Popen[str]:
