@@ -1,8 +1,8 @@
 """This node's lock server, and the way to all of them.
 
-The table and its recovery are pure (package locks); this driver hands it the time, what membership
-knows, and the tables that peers tell after a restart. A restarted server that has seen every peer
-recovering too, after its own start, opens at once: no lock from before can have a quorum then.
+The table, its recovery and its driver are the locks package's; here they meet the wire and membership.
+A restarted server that has seen every peer recovering too, after its own start, opens at once: all
+servers are new, so no lock from before can have a quorum.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import asyncio
 import contextlib
 
 import locks.server
-from locks.errors import LockError
-from locks.messages import Granted, Locks, Reply, Request, TellTable
+from locks.driver import LockServerDriver
+from locks.messages import Granted, Reply, Request
 from locks.messages import decode as decode_message
 from locks.messages import encode as encode_message
 from locks.table import LockTable
 from node.cluster.membership import Membership, Status
-from node.errors import HoldfastError, TargetFailed
+from node.errors import TargetFailed
 from node.limits import (
-    LOCK_ATTEMPT_S,
     LOCK_LEASE_S,
     LOCK_TABLE_ENTRIES,
     LOCK_TICK_S,
@@ -33,7 +32,7 @@ _RECOVERING = "locks_recovering"
 
 
 class LockServer:
-    """Runs `locks.server.LockServer` for this node."""
+    """One lock server a node."""
 
     def __init__(
         self,
@@ -48,8 +47,6 @@ class LockServer:
         self._others = tuple(node for node in nodes if node != me)
         self._clock = clock
         self._membership = membership
-        self._peers = peers
-        self._incarnation = incarnation
         self.table = LockTable(
             clock.monotonic(),
             incarnation,
@@ -58,35 +55,33 @@ class LockServer:
             max_entries=LOCK_TABLE_ENTRIES,
             max_waiters=LOCK_WAITERS_PER_KEY,
         )
-        self._server = locks.server.LockServer(self.table)
-        self._seen_recovering: set[str] = set()
-        self._asked_at = float("-inf")
-        self._task: asyncio.Task[None] | None = None
+        self._driver = LockServerDriver(locks.server.LockServer(self.table), clock)
+        self.transport = PeerLocks(me, self, peers, clock)
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         self._membership.on_change(self._on_change)
-        self._membership.publish(_RECOVERING, 1)
         if not self._others:
             self.table.all_fresh()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+            return
+        self._membership.publish(_RECOVERING, 1)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._driver.recover(self.transport, self._others, self._me)),
+            loop.create_task(self._watch_fresh_start()),
+        ]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        self._server.close()
+                await task
+        self._driver.close()
 
-    # ---- requests -------------------------------------------------------------------------------
     async def ask(self, message: Request) -> Reply:
         """The server's answer; for who stands in line it comes by the deadline in the message."""
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._server.handle(
-            message,
-            lambda reply: None if answer.done() else answer.set_result(reply),
-            self._clock.monotonic(),
-        )
-        return answer.result() if answer.done() else await answer
+        answer = self._driver.handle(message)
+        return await answer if isinstance(answer, asyncio.Future) else answer
 
     async def ask_encoded(self, data: bytes) -> tuple[bool, bytes]:
         """-> (granted, encoded reply)."""
@@ -95,54 +90,30 @@ class LockServer:
 
     def tell_encoded(self, data: bytes) -> None:
         """A request whose answer nobody waits for."""
-        self._server.handle(_request(data), _ignore, self._clock.monotonic())
+        self._driver.handle(_request(data))
 
-    # ---- time, membership, recovery -------------------------------------------------------------
-    async def _run(self) -> None:
-        while True:
-            now = self._clock.monotonic()
-            self._server.tick(now)
-            if self.table.recovering:
-                await self._recover(now)
-            elif self._others:
-                self._membership.publish(_RECOVERING, 0)
+    async def _watch_fresh_start(self) -> None:
+        seen: set[str] = set()
+        while self.table.recovering:
+            for peer in self._others:
+                state = self._membership.state(peer)
+                if state.status is Status.UP and state.versions.get(_RECOVERING) == 1:
+                    seen.add(peer)
+            if seen.issuperset(self._others):
+                self.table.all_fresh()
+                break
             await self._clock.sleep(LOCK_TICK_S)
+        self._membership.publish(_RECOVERING, 0)
 
-    async def _recover(self, now: float) -> None:
-        for peer in self._others:
-            state = self._membership.state(peer)
-            if state.status is Status.UP and state.versions.get(_RECOVERING) == 1:
-                self._seen_recovering.add(peer)
-        if self._seen_recovering.issuperset(self._others):
-            self.table.all_fresh()
-            return
-        if now - self._asked_at < LOCK_ATTEMPT_S:
-            return
-        self._asked_at = now
-        question = encode_message(TellTable(self._me, self._incarnation))
-        calls = {
-            peer: self._peers.call(peer, Method.LOCK, question, deadline=now + LOCK_ATTEMPT_S)
-            for peer in self._membership.alive()
-        }
-        for peer, call in calls.items():
-            with contextlib.suppress(HoldfastError, LockError):
-                reply = decode_message(await call)
-                if isinstance(reply, Locks):
-                    self.table.learn(
-                        peer, reply.entries, self._clock.monotonic(), complete=reply.complete
-                    )
-
-    def _on_change(self, peer: str, old: Status, new: Status) -> None:
-        del old
-        now = self._clock.monotonic()
-        self._server.suspected(peer, new in (Status.SUSPECT, Status.DEAD), now)
+    def _on_change(self, peer: str, _old: Status, new: Status) -> None:
+        self._driver.suspected(peer, new in (Status.SUSPECT, Status.DEAD))
         incarnation = self._membership.state(peer).incarnation
         if new is Status.UP and incarnation:
-            self._server.node_incarnation(peer, incarnation, now)
+            self._driver.node_incarnation(peer, incarnation)
 
 
 class PeerLocks:
-    """locks.driver.LockTransport: this node's server by a call, the others over the lock channel."""
+    """locks.driver.LockTransport: this node's server by a call, the others over the lock lane."""
 
     def __init__(self, me: str, server: LockServer, peers: Peers, clock: Clock) -> None:
         self._me = me
@@ -168,7 +139,3 @@ def _request(data: bytes) -> Request:
     if not isinstance(message, Request):
         raise TargetFailed("a lock answer came in place of a request")
     return message
-
-
-def _ignore(_reply: Reply) -> None:
-    return None

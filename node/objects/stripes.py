@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 from erasure import frame
 from erasure.codec import get_codec
+from erasure.errors import NotEnoughShards
 from erasure.stripe import CHECKSUM_BYTES, StripeLayout
+
+__all__ = [
+    "NotEnoughShards",
+    "encode",
+    "fill",
+    "inline_data",
+    "inline_frames",
+    "rebuild",
+    "row_views",
+    "verified",
+]
 
 
 def row_views(buffer: memoryview, rows: int, frame_bytes: int) -> list[memoryview]:
@@ -72,6 +84,12 @@ def verified(
         if frame.verify(view, data_id=data_id, shard=shard, block=stripe):
             good[shard] = view[CHECKSUM_BYTES:]
     return good
+
+
+def fill(target: memoryview, payload: memoryview, data_id: bytes, shard: int, stripe: int) -> None:
+    """Makes `target` the sealed frame of a payload."""
+    target[CHECKSUM_BYTES:] = payload
+    frame.seal(target, data_id=data_id, shard=shard, block=stripe)
 
 
 def rebuild(

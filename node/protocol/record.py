@@ -85,6 +85,9 @@ def decode(data: bytes) -> Record:
     return _decoder.decode(memoryview(data)[1:-8])
 
 
+replace = msgspec.structs.replace  # a record with some fields changed
+
+
 def catalog_key(bucket: str, key: str) -> bytes:
     """The catalog's name of a key: sorts as S3 lists. Bucket names have no NUL; keys may not start a new one."""
     return bucket.encode() + b"\0" + key.encode()

@@ -1,0 +1,62 @@
+"""Bodies that do not come from a client: bytes at hand, and another object's data (copies)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+
+from node.errors import TargetFailed
+from node.objects.api import BodyResult, Reading
+
+
+class BytesBody:
+    """node.objects.api.Body over bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = memoryview(data)
+        self._position = 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    async def readinto(self, view: memoryview) -> int:
+        take = min(len(view), self.size - self._position)
+        view[:take] = self._data[self._position : self._position + take]
+        self._position += take
+        return take
+
+    def digest(self, view: memoryview) -> None:
+        self._md5.update(view)
+
+    async def finish(self) -> BodyResult:
+        return BodyResult(md5_hex=self._md5.hexdigest())
+
+
+class ReadingBody:
+    """node.objects.api.Body over an object that is being read."""
+
+    def __init__(self, reading: Reading, checksums: dict[str, str]) -> None:
+        self.size = reading.end - reading.start
+        self._chunks: AsyncIterator[bytes | memoryview] = reading.chunks()
+        self._left = memoryview(b"")
+        self._checksums = checksums
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    async def readinto(self, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view):
+            if not self._left:
+                chunk = await anext(self._chunks, None)
+                if chunk is None:
+                    raise TargetFailed("the source ended early")
+                self._left = memoryview(chunk)
+            take = min(len(self._left), len(view) - filled)
+            view[filled : filled + take] = self._left[:take]
+            self._left = self._left[take:]
+            filled += take
+        return filled
+
+    def digest(self, view: memoryview) -> None:
+        self._md5.update(view)
+
+    async def finish(self) -> BodyResult:
+        return BodyResult(md5_hex=self._md5.hexdigest(), checksums=dict(self._checksums))

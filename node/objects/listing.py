@@ -1,0 +1,239 @@
+"""Listing: ordered scans of R drives of every set, merged.
+
+Any acknowledged write is on one of R drives of its set, so the newest entry of a key among them is the one to
+believe, once it is decided; an entry that is not is looked up as a read would. A page is never called
+complete after an error: too few drives, and the listing fails (503). The cursor is the last key itself,
+so it survives the loss of a node between pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from node.errors import QuorumLost
+from node.limits import HEDGE_CEILING_S
+from node.objects.api import ListedObject, Listing
+from node.objects.gathering import Gathering
+from node.objects.lookup import Lookup
+from node.objects.sets import Cluster, Members, SetView, replies
+from node.protocol import record as records
+from node.protocol import verbs
+from node.protocol.record import Kind
+
+_PREFIX_KIND = 0
+
+
+@dataclass(slots=True)
+class _Scanned:
+    """Merged entries of one set up to `horizon` (None: to the end)."""
+
+    newest: dict[bytes, verbs.Listed]
+    horizon: bytes | None
+
+
+class Lister:
+    """Pages of keys."""
+
+    def __init__(self, cluster: Cluster, lookup: Lookup) -> None:
+        self._cluster = cluster
+        self._clock = cluster.clock
+        self._lookup = lookup
+
+    async def page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        after: str = "",
+        limit: int = 1000,
+        deadline: float,
+    ) -> Listing:
+        """Up to `limit` keys and common prefixes behind `after`, in the order of their UTF-8 bytes."""
+        objects: list[ListedObject] = []
+        prefixes: list[str] = []
+        if limit <= 0:
+            return Listing(objects=(), common_prefixes=(), next_after=None)
+        cursor = after.encode()
+        while True:
+            wanted = limit + 1 - len(objects) - len(prefixes)
+            entries, end = await self.entries(
+                bucket,
+                prefix=prefix.encode(),
+                delimiter=delimiter.encode(),
+                after=cursor,
+                limit=max(wanted, 2),
+                deadline=deadline,
+            )
+            for entry in entries:
+                if len(objects) + len(prefixes) == limit:
+                    last = max(
+                        [o.key for o in objects[-1:]] + prefixes[-1:], key=lambda k: k.encode()
+                    )
+                    return Listing(
+                        objects=tuple(objects), common_prefixes=tuple(prefixes), next_after=last
+                    )
+                name = entry.key.decode()
+                if entry.kind == _PREFIX_KIND:
+                    prefixes.append(name)
+                else:
+                    objects.append(
+                        ListedObject(
+                            key=name,
+                            size=entry.size,
+                            etag=entry.etag,
+                            mtime_ns=entry.mtime_ns,
+                            owner=entry.owner,
+                        )
+                    )
+            if end is None:
+                return Listing(
+                    objects=tuple(objects), common_prefixes=tuple(prefixes), next_after=None
+                )
+            cursor = end
+
+    async def entries(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes,
+        delimiter: bytes = b"",
+        after: bytes,
+        limit: int,
+        with_records: bool = False,
+        deadline: float,
+    ) -> tuple[list[verbs.Listed], bytes | None]:
+        """Live entries in order, all that there are up to the cursor that comes with them (None: the end)."""
+        scan = verbs.Scan(bucket, prefix, after, delimiter, min(limit, 1000), with_records)
+        scanned = await asyncio.gather(
+            *(self._scan(view, scan, deadline) for view in self._cluster.views)
+        )
+        horizons = [s.horizon for s in scanned if s.horizon is not None]
+        horizon = min(horizons, default=None)
+        found: dict[bytes, tuple[SetView, verbs.Listed]] = {}
+        for view, one in zip(self._cluster.views, scanned, strict=True):
+            for key, entry in one.newest.items():
+                if horizon is None or key <= horizon:
+                    known = found.get(key)
+                    if known is None or entry.epoch > known[1].epoch:
+                        found[key] = (view, entry)
+        live: list[verbs.Listed] = []
+        for key in sorted(found):
+            view, entry = found[key]
+            settled = await self._settled(view, bucket, entry, delimiter, prefix, deadline)
+            if settled is not None:
+                live.append(settled)
+        return live, horizon
+
+    async def _settled(
+        self,
+        view: SetView,
+        bucket: str,
+        entry: verbs.Listed,
+        delimiter: bytes,
+        prefix: bytes,
+        deadline: float,
+    ) -> verbs.Listed | None:
+        if entry.kind == _PREFIX_KIND:
+            # A drive rolls up tombstones, too: a prefix is shown only for a key that lives.
+            return entry if await self._alive_below(bucket, entry.key, deadline) else None
+        if entry.decided:
+            return entry if entry.kind == Kind.OBJECT else None
+        key = bucket.encode() + b"\0" + entry.key
+        found = await self._lookup.find(view, key, deadline=deadline)
+        record = found.record
+        if record is None or record.kind != Kind.OBJECT:
+            return None
+        return verbs.Listed(
+            entry.key,
+            Kind.OBJECT,
+            record.epoch,
+            True,
+            record.size,
+            record.mtime_ns,
+            record.etag,
+            record.owner,
+            found.encoded,
+        )
+
+    async def _alive_below(self, bucket: str, prefix: bytes, deadline: float) -> bool:
+        cursor = b""
+        while True:
+            live, end = await self.entries(
+                bucket, prefix=prefix, after=cursor, limit=32, deadline=deadline
+            )
+            if live:
+                return True
+            if end is None:
+                return False
+            cursor = end
+
+    async def any_key(self, bucket: str, *, deadline: float) -> bool:
+        return await self._alive_below(bucket, b"", deadline)
+
+    async def _scan(self, view: SetView, scan: verbs.Scan, deadline: float) -> _Scanned:
+        verb = verbs.encode(scan)
+        pages: dict[int, verbs.Page] = {}
+        gathering: Gathering[str, tuple[bytes, ...] | bytes] = Gathering()
+        queue = self._cluster.reachable(view)
+
+        def enough() -> bool:
+            while gathering.results:
+                node = next(iter(gathering.results))
+                answer = replies(gathering.results.pop(node))
+                for slot, data in zip(view.by_node[node].slots, answer, strict=False):
+                    reply = verbs.decode_reply(data)
+                    if isinstance(reply, verbs.Page):
+                        pages[slot] = reply
+            return len(pages) >= view.read_quorum
+
+        while not enough():
+            asked = sum(len(m.slots) for m in view.members if gathering.is_pending(m.node))
+            while queue and len(pages) + asked < view.read_quorum:
+                asked += len(queue[0].slots)
+                self._ask(gathering, queue.pop(0), verb, deadline)
+            if not gathering.pending:
+                break
+            left = deadline - self._clock.monotonic()
+            bound = min(left, HEDGE_CEILING_S) if queue else left
+            if await gathering.until(enough, bound):
+                break
+            if queue:
+                self._ask(gathering, queue.pop(0), verb, deadline)
+            elif left <= bound:
+                break
+        if len(pages) < view.read_quorum:
+            raise QuorumLost(
+                f"{len(pages)} of {view.n} drives answered, {view.read_quorum} are needed to list"
+            )
+        return _merge(list(pages.values()))
+
+    def _ask(
+        self,
+        gathering: Gathering[str, tuple[bytes, ...] | bytes],
+        member: Members,
+        verb: bytes,
+        deadline: float,
+    ) -> None:
+        items = tuple((drive, verb) for drive in member.drives)
+        gathering.add(member.node, self._cluster.verbs_at(member, items, deadline=deadline))
+
+
+def _merge(pages: list[verbs.Page]) -> _Scanned:
+    """The newest entry of each key, up to where every cut-off page reaches."""
+    horizon = min((p.entries[-1].key for p in pages if p.more and p.entries), default=None)
+    newest: dict[bytes, verbs.Listed] = {}
+    for page in pages:
+        for entry in page.entries:
+            if horizon is not None and entry.key > horizon:
+                break
+            known = newest.get(entry.key)
+            if known is None or (entry.epoch, entry.decided) > (known.epoch, known.decided):
+                newest[entry.key] = entry
+    return _Scanned(newest, horizon)
+
+
+def decoded(entry: verbs.Listed) -> records.Record:
+    """The record that a scan with records sent along."""
+    return records.decode(entry.record)
