@@ -125,7 +125,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
             sets=_changed(self.pool.sets, number, position, drive_id),
             generations=_changed(self.pool.generations, number, position, generation),
         )
-        return msgspec.structs.replace(self, pools=(pool,))
+        mine = drive_id if (node, drive) == (self.node, self.drive) else self.drive_id
+        return msgspec.structs.replace(self, pools=(pool,), drive_id=mine)
 
 
 def _changed(
