@@ -119,6 +119,24 @@ LOCK_TICK_S = 0.1
 LOCK_TABLE_ENTRIES = 200_000
 LOCK_WAITERS_PER_KEY = 256
 
+# ---- identity ------------------------------------------------------------------------------------
+IDENTITY_REFRESH_S = 1.5  # how often a node reads the directory though nobody told of a change
+IDENTITY_READ_SPACING_S = 0.1  # between two reads, so that unknown keys cannot cause a storm of them
+IDENTITY_CATCH_UP_S = 3.0  # what a node that is told of a change takes to apply it, at the most
+IDENTITY_CHANGE_ATTEMPTS = 5  # when others change the directory at the same time
+IDENTITY_DOCUMENT_BYTES = 8 * MIB  # users, keys and policies together, sealed
+
+# ---- console and admin API -----------------------------------------------------------------------
+CONSOLE_ANSWER_S = 0.8  # what a page waits for identities before it says that they are not known now
+SESSION_S = 12 * 3600.0
+LOGIN_BURST = 10  # attempts of one address or for one access key
+LOGIN_REFILL_S = 6.0  # seconds until one more attempt is free
+LOGIN_SOURCES = 4096  # addresses and keys remembered
+ADMIN_BODY_BYTES = 64 * KIB
+ADMIN_PAGE = 1000  # users, policies or locks of one answer
+CONSOLE_TRANSFERS = 16  # uploads and downloads through the console at once
+CONSOLE_READ_BYTES = 256 * KIB  # of an upload, taken at once
+
 # ---- start-up ------------------------------------------------------------------------------------
 MAX_VOLUMES = 4096
 MAX_CONFIG_BYTES = 1 * MIB  # the configuration file, and each file that a _FILE name points to
@@ -130,3 +148,7 @@ MIN_CLUSTER_SECRET_CHARACTERS = 16
 FORMING_ASK_S = 3.0  # one question to one drive of one node
 FORMING_RETRY_S = 0.5
 FORMING_REPORT_S = 5.0  # how often a waiting node says what it waits for
+
+# ---- observation -----------------------------------------------------------------------------------
+METRIC_CHILDREN = 2048  # time series of one family; labels beyond it are gathered as "other"
+LOG_VALUE_CHARACTERS = 4096  # a longer text in a log line is cut

@@ -1,0 +1,349 @@
+"""A request's payload over ASGI, framing removed, digests checked: node.objects.api.Body.
+
+Theory of operation. `readinto` pulls ASGI messages and copies each received chunk once, into the stripe
+buffer the object layer gives. Nothing is hashed there: the object layer calls `digest` on the filled
+buffer in a worker thread. `finish` drains what the framing still holds (the last chunk, trailers), then
+compares every digest that was claimed. The first `receive()` is what sends 100 Continue, so a body is
+built freely and read only when its request was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from awscrt import checksums as crt
+
+from iam.chunked import ChunkedDecoder
+from iam.errors import AuthError
+from iam.sigv4 import Authentication, PayloadKind, Verified
+from node import limits
+from node.errors import CodedError
+from node.objects.api import BodyResult
+from node.s3 import headers as wire
+from node.s3.ports import Receive
+
+
+class _Digest(Protocol):
+    def update(self, data: memoryview, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+class _Crc:
+    """A running CRC with hashlib's face."""
+
+    __slots__ = ("_function", "_length", "_value")
+
+    def __init__(self, function: Callable[[Any, int], int], length: int) -> None:
+        self._function = function
+        self._length = length
+        self._value = 0
+
+    def update(self, data: memoryview, /) -> None:
+        self._value = self._function(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self._length, "big")
+
+
+def _new_digest(algorithm: str) -> _Digest:
+    match algorithm:
+        case "CRC32":
+            return _Crc(zlib.crc32, 4)  # faster here than awscrt's
+        case "CRC32C":
+            return _Crc(crt.crc32c, 4)
+        case "CRC64NVME":
+            return _Crc(crt.crc64nvme, 8)
+        case "SHA1":
+            return hashlib.sha1(usedforsecurity=False)
+        case _:
+            return hashlib.sha256()
+
+
+class RequestBody:
+    """See the module. `size` is the decoded size in bytes."""
+
+    __slots__ = (
+        "_claimed",
+        "_decoder",
+        "_digests",
+        "_ended",
+        "_kept",
+        "_md5",
+        "_md5_claim",
+        "_pieces",
+        "_receive",
+        "_received",
+        "_sha256_claim",
+        "_trailer_algorithm",
+        "size",
+    )
+
+    def __init__(
+        self,
+        receive: Receive,
+        *,
+        size: int,
+        decoder: ChunkedDecoder | None = None,
+        md5_claim: bytes | None = None,
+        sha256_claim: str = "",
+        claimed: Mapping[str, str] | None = None,
+        trailer_algorithm: str = "",
+        wanted_algorithm: str = "",
+    ) -> None:
+        self.size = size
+        self._receive = receive
+        self._decoder = decoder
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5_claim = md5_claim
+        self._sha256_claim = sha256_claim
+        self._claimed = dict(claimed or {})
+        self._trailer_algorithm = trailer_algorithm
+        self._digests: dict[str, _Digest] = {}
+        self._kept: set[str] = set()
+        for algorithm in (*self._claimed, trailer_algorithm, wanted_algorithm):
+            self.want(algorithm)
+        if sha256_claim and "SHA256" not in self._digests:
+            self._digests["SHA256"] = hashlib.sha256()
+        self._pieces: deque[memoryview] = deque()
+        self._received = 0
+        self._ended = False
+
+    def want(self, algorithm: str) -> None:
+        """Compute `algorithm` too (the one a multipart upload was created with). Before any byte is read."""
+        if not algorithm:
+            return
+        self._kept.add(algorithm)
+        if algorithm not in self._digests:
+            self._digests[algorithm] = _new_digest(algorithm)
+
+    async def readinto(self, view: memoryview) -> int:
+        filled = 0
+        room = len(view)
+        while filled < room:
+            if not self._pieces:
+                if self._received >= self.size or self._ended:
+                    break
+                await self._pull()
+                continue
+            piece = self._pieces[0]
+            take = min(len(piece), room - filled)
+            view[filled : filled + take] = piece[:take]
+            filled += take
+            if take == len(piece):
+                self._pieces.popleft()
+            else:
+                self._pieces[0] = piece[take:]
+        if filled < room and self._received < self.size:
+            raise _incomplete(self._received, self.size)
+        return filled
+
+    def digest(self, view: memoryview) -> None:
+        self._md5.update(view)
+        for digest in self._digests.values():
+            digest.update(view)
+
+    async def finish(self) -> BodyResult:
+        while not self._ended:
+            await self._pull()
+        if self._received != self.size:
+            raise _incomplete(self._received, self.size)
+        trailers = self._finish_framing()
+        found = {
+            name: base64.b64encode(digest.digest()).decode()
+            for name, digest in self._digests.items()
+        }
+        self._compare(found, trailers)
+        # A SHA-256 that only the signature asked for is no checksum of the object.
+        kept = {name: value for name, value in found.items() if name in self._kept}
+        return BodyResult(md5_hex=self._md5.hexdigest(), checksums=kept)
+
+    def _finish_framing(self) -> dict[str, str]:
+        if self._decoder is None:
+            return {}
+        try:
+            return self._decoder.finish()
+        except AuthError as error:
+            raise _as_client_error(error) from None
+
+    def _compare(self, found: Mapping[str, str], trailers: Mapping[str, str]) -> None:
+        if self._sha256_claim:
+            computed = base64.b64decode(found["SHA256"]).hex()
+            if not hmac.compare_digest(computed, self._sha256_claim):
+                raise CodedError(
+                    "XAmzContentSHA256Mismatch",
+                    "The provided 'x-amz-content-sha256' header does not match what was computed.",
+                    ClientComputedContentSHA256=self._sha256_claim,
+                    S3ComputedContentSHA256=computed,
+                )
+        if self._md5_claim is not None and self._md5_claim != self._md5.digest():
+            raise CodedError(
+                "BadDigest",
+                "The Content-MD5 you specified did not match what we received.",
+                ExpectedDigest=self._md5_claim.hex(),
+                CalculatedDigest=self._md5.hexdigest(),
+            )
+        claimed = dict(self._claimed)
+        if self._trailer_algorithm:
+            header = f"x-amz-checksum-{self._trailer_algorithm.lower()}"
+            value = trailers.get(header, "")
+            if not wire.valid_checksum(self._trailer_algorithm, value):
+                raise CodedError(
+                    "InvalidRequest", f"Value for {header} trailing header is invalid."
+                )
+            claimed[self._trailer_algorithm] = value
+        for algorithm, value in claimed.items():
+            if value != found[algorithm]:
+                raise CodedError(
+                    "BadDigest",
+                    f"The {algorithm} you specified did not match the calculated checksum.",
+                )
+
+    async def _pull(self) -> None:
+        """One more ASGI message, bounded: a client that sends nothing is dropped."""
+        try:
+            async with asyncio.timeout(limits.BODY_PROGRESS_TIMEOUT_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise CodedError(
+                "RequestTimeout",
+                "Your socket connection to the server was not read from or written to within the "
+                "timeout period. Idle connections will be closed.",
+            ) from None
+        if message["type"] != "http.request":
+            raise _incomplete(self._received, self.size)
+        data = message.get("body", b"")
+        self._ended = not message.get("more_body", False)
+        if not data:
+            return
+        if self._decoder is None:
+            self._received += len(data)
+            if self._received > self.size:
+                raise _too_long(self.size)
+            self._pieces.append(memoryview(data))
+            return
+        try:
+            pieces = self._decoder.feed(data)
+        except AuthError as error:
+            raise _as_client_error(error) from None
+        self._pieces.extend(pieces)
+        self._received = self._decoder.received
+
+
+def _as_client_error(error: AuthError) -> CodedError:
+    return CodedError(error.code, error.message, **dict(error.details))
+
+
+def _incomplete(received: int, size: int) -> CodedError:
+    return CodedError(
+        "IncompleteBody",
+        "You did not provide the number of bytes specified by the Content-Length HTTP header",
+        NumberBytesExpected=str(size),
+        NumberBytesReceived=str(received),
+    )
+
+
+def _too_long(size: int) -> CodedError:
+    return CodedError(
+        "IncompleteBody",
+        "You provided more bytes than the Content-Length HTTP header announced",
+        NumberBytesExpected=str(size),
+    )
+
+
+def open_body(
+    receive: Receive,
+    headers: Mapping[str, str],
+    auth: Authentication,
+    verification: Verified | None,
+    *,
+    max_bytes: int,
+    wanted_algorithm: str = "",
+) -> RequestBody:
+    """The body that `headers` announce. Reads nothing; raises ClientError for contradictions."""
+    streaming = auth.payload.streaming
+    size = _announced_size(headers, streaming)
+    if size > max_bytes:
+        raise CodedError(
+            "EntityTooLarge",
+            "Your proposed upload exceeds the maximum allowed size",
+            ProposedSize=str(size),
+            MaxSizeAllowed=str(max_bytes),
+        )
+    claimed = wire.claimed_checksums(headers)
+    trailer_names = tuple(
+        name
+        for item in headers.get("x-amz-trailer", "").lower().split(",")
+        if (name := item.strip())
+    )
+    trailer_algorithm = _trailer_algorithm(trailer_names) if streaming else ""
+    if trailer_algorithm and claimed:
+        raise CodedError(
+            "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple were provided."
+        )
+    decoder = None
+    if streaming:
+        decoder = ChunkedDecoder(
+            auth.payload,
+            verification.signing_key if verification else b"",
+            verification.seed_signature if verification else "",
+            auth.scope,
+            auth.amz_date,
+            size,
+            trailer_names,
+        )
+    signed = auth.payload_sha256 if auth.payload is PayloadKind.SIGNED else ""
+    return RequestBody(
+        receive,
+        size=size,
+        decoder=decoder,
+        md5_claim=_content_md5(headers.get("content-md5")),
+        sha256_claim=signed,
+        claimed=claimed,
+        trailer_algorithm=trailer_algorithm,
+        wanted_algorithm=wanted_algorithm,
+    )
+
+
+def _announced_size(headers: Mapping[str, str], streaming: bool) -> int:
+    name = "x-amz-decoded-content-length" if streaming else "content-length"
+    text = headers.get(name)
+    if text is None:
+        raise CodedError(
+            "MissingContentLength",
+            "You must provide the Content-Length HTTP header."
+            if not streaming
+            else "You must provide the x-amz-decoded-content-length HTTP header.",
+        )
+    if not (text.isascii() and text.isdigit()) or len(text) > 19:
+        raise CodedError("InvalidArgument", f"The {name} header is invalid", ArgumentName=name)
+    return int(text)
+
+
+def _trailer_algorithm(names: tuple[str, ...]) -> str:
+    found = [wire.CHECKSUM_HEADERS[name] for name in names if name in wire.CHECKSUM_HEADERS]
+    unknown = [name for name in names if name not in wire.CHECKSUM_HEADERS]
+    if unknown or len(found) > 1:
+        raise CodedError(
+            "InvalidRequest", "The value specified in the x-amz-trailer header is not supported"
+        )
+    return found[0] if found else ""
+
+
+def _content_md5(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        value = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        value = b""
+    if len(value) != 16:
+        raise CodedError("InvalidDigest", "The Content-MD5 you specified is not valid.")
+    return value
