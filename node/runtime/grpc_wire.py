@@ -34,6 +34,8 @@ _unary_handler: Callable[[Any], Any] = grpc.unary_unary_rpc_method_handler
 _streams_handler: Callable[[Any], Any] = grpc.stream_stream_rpc_method_handler
 _blocking_channel: Callable[..., Any] = grpc.insecure_channel
 
+STOP_S = 1.0
+
 Options = list[tuple[str, int]]
 
 _MESSAGE_OPTIONS: Options = [
@@ -279,8 +281,21 @@ class _PulseLane:
         self.peer = peer
         self.channel: Any = None
         self.opened_at = 0.0
-        self.under_way = 0
         self.sick = False
+        self._under_way = 0
+        self._lock = threading.Lock()
+
+    def enter(self, limit: int) -> bool:
+        """Whether another heartbeat may be under way; the caller leaves when it ended."""
+        with self._lock:
+            if self._under_way >= limit:
+                return False
+            self._under_way += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._under_way -= 1
 
     def send(self, beat: bytes, bound_s: float, done: Callable[[Any], None]) -> None:
         now = time.monotonic()
@@ -291,7 +306,6 @@ class _PulseLane:
             self.channel = _blocking_channel(self.peer, options=client_options("heartbeat"))
             self.opened_at = now
             self.sick = False
-        self.under_way += 1
         self.channel.unary_unary(BEAT).future(beat, timeout=bound_s).add_done_callback(done)
 
     def close(self) -> None:
@@ -331,9 +345,11 @@ class GrpcPulse:
         self._wake.set()
 
     def stop(self) -> None:
-        """The thread ends within moments; it is not waited for, a daemon holds nobody up."""
+        """The thread is woken and ends within moments."""
         self._stopping = True
         self._wake.set()
+        if self._thread is not None:
+            self._thread.join(STOP_S)
 
     def _run(
         self,
@@ -351,7 +367,7 @@ class GrpcPulse:
             for lane in lanes:
                 kicked = lane.peer in self._kicked
                 self._kicked.discard(lane.peer)
-                if (everyone or kicked) and lane.under_way < self._max_under_way:
+                if (everyone or kicked) and lane.enter(self._max_under_way):
                     self._beat(lane, make, answered)
             self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
@@ -367,7 +383,7 @@ class GrpcPulse:
         sent_at = time.monotonic()
 
         def done(future: Any) -> None:
-            lane.under_way -= 1
+            lane.leave()
             try:
                 answer = future.result()
             except (grpc.RpcError, grpc.FutureCancelledError):
