@@ -139,6 +139,7 @@ CONSOLE_READ_BYTES = 256 * KIB  # of an upload, taken at once
 
 # ---- start-up ------------------------------------------------------------------------------------
 MAX_VOLUMES = 4096
+MAX_ADMIN_ANSWER_BYTES = 64 * MIB  # what a command reads of one answer
 MAX_CONFIG_BYTES = 1 * MIB  # the configuration file, and each file that a _FILE name points to
 MAX_FORMAT_BYTES = 4 * MIB  # format.json of MAX_VOLUMES drives is a quarter of it
 MIN_MEMORY_BYTES = 256 * MIB
