@@ -104,13 +104,14 @@ class Keys:
     def repair(self, verb: verbs.Repair) -> Answer:
         catalog, key = self._catalog, _key(verb.key)
         record = _record(verb.record)
+        rotten = False
         try:
             register, bases = catalog.load(key)
         except DriveError as error:
             if error.fault is not DriveFault.CORRUPT:
                 raise
             # A rotten row is a key this drive has lost, as a replaced drive has: repair rebuilds it.
-            register, bases = Register(), {}
+            register, bases, rotten = Register(), {}, True
         known = register.find(record.epoch)
         field = _shard_field(verb.shard)
         if not verb.shard and known is not None:
@@ -125,6 +126,9 @@ class Keys:
             gone = (*gone, known)  # its references are counted anew, with those of the record
         plan = catalog.plan_references(record, gone)
         bases[record.epoch] = record.base
+        if rotten:
+            for lost in tuple(catalog.undecided.get(key, ())):
+                catalog.drop_undecided(key, lost)
         self._forget(key, gone, keep=record.epoch)
         catalog.store(key, after, bases)
         catalog.drop_undecided(key, record.epoch)

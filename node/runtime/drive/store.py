@@ -178,6 +178,7 @@ class Store:
         """A tidy end, if it can be had in time; else the next start sweeps."""
         tidy = self._syncer.stop(timeout_s) and not self._sweeping and not self.files.open_count()
         self.catalog.close(clean=tidy)
+        os.close(self._directory)
 
     # ---- other threads ------------------------------------------------------------------------------
     def _finish(self, call: int, result: verbs.Reply | DriveError) -> None:

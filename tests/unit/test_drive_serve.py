@@ -1,0 +1,271 @@
+"""The serving loop with the log's flush in the test's hand: who waits for it, who does not, what a failure does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from node.protocol import epoch as ep
+from node.protocol import record as rec
+from node.protocol import verbs
+from node.protocol.verbs import DriveFault
+from node.runtime.drive import files, layout
+from node.runtime.drive.engine import Engine
+from node.runtime.drive.faults import DriveError
+from node.runtime.drive.serve import HEAD, Server
+from node.runtime.drive.store import DriveOptions
+
+DRIVE = bytes(range(1, 17))
+KEY, OTHER = b"bucket\0key", b"bucket\0other"
+LONG_S = 20.0
+
+
+def epoch(number: int) -> bytes:
+    return ep.make(number, bytes(ep.ATTEMPT_BYTES))
+
+
+def commit(key: bytes, number: int, kind: rec.Kind = rec.Kind.OBJECT) -> verbs.Commit:
+    base = epoch(number - 1) if number > 1 else ep.ZERO
+    record = rec.Record(
+        epoch=epoch(number), base=base, kind=kind, mtime_ns=1, inline=kind is rec.Kind.OBJECT
+    )
+    return verbs.Commit(key, rec.encode(record))
+
+
+class Served:
+    """A server on a thread; `gate` holds every flush while it is closed."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (path / layout.FORMAT_NAME).write_text(json.dumps({"drive_id": DRIVE.hex()}))
+        self.gate = threading.Event()
+        self.gate.set()
+        self.began = threading.Event()
+        self.broken: DriveError | None = None
+        flush = Engine.flush
+
+        def held(engine: Engine) -> None:
+            self.began.set()
+            assert self.gate.wait(LONG_S)
+            if self.broken is not None:
+                raise self.broken
+            flush(engine)
+
+        monkeypatch.setattr(Engine, "flush", held)
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(LONG_S)
+        options = DriveOptions(path=str(path), reserve_fraction=0.0, reserve_bytes=0)
+        self.server = Server(options, theirs, mmap.mmap(-1, 4096))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        self.answers: dict[int, verbs.Reply] = {}
+        self.calls = 0
+        self.rest = b""
+
+    def send(self, *wanted: verbs.Verb) -> list[int]:
+        """All in one write, so that they are one batch."""
+        data = b""
+        calls = []
+        for verb in wanted:
+            self.calls += 1
+            frame = DRIVE + verbs.encode(verb)
+            data += HEAD.pack(len(frame) + 4, self.calls) + frame
+            calls.append(self.calls)
+        self.socket.sendall(data)
+        return calls
+
+    def answer(self, call: int) -> verbs.Reply:
+        while call not in self.answers:
+            received = self.socket.recv(65536)
+            assert received, "the server has gone"
+            self.rest += received
+            while len(self.rest) >= 8:
+                length, number = HEAD.unpack_from(self.rest)
+                if len(self.rest) < 4 + length:
+                    break
+                self.answers[number] = verbs.decode_reply(self.rest[8 : 4 + length])
+                self.rest = self.rest[4 + length :]
+        return self.answers[call]
+
+    def ask(self, verb: verbs.Verb) -> verbs.Reply:
+        return self.answer(self.send(verb)[0])
+
+    def unanswered(self, *calls: int) -> bool:
+        """Whether none of these was answered, though a later question was."""
+        self.ask(verbs.Read(b"bucket\0unheard of"))
+        return not any(call in self.answers for call in calls)
+
+    def close(self) -> None:
+        self.gate.set()
+        self.socket.close()
+        self.thread.join(LONG_S)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    one = Served(tmp_path, monkeypatch)
+    one.ask(verbs.Read(KEY))
+    yield one
+    one.close()
+
+
+def test_answers_that_name_unsynced_state_wait_for_the_flush_and_others_do_not(
+    served: Served,
+) -> None:
+    served.ask(commit(OTHER, 1))
+    served.gate.clear()
+    waiting = served.send(commit(KEY, 1))
+    waiting += served.send(verbs.Read(KEY), commit(KEY, 1), verbs.Scan("bucket"))
+    waiting += served.send(verbs.Fence(KEY, epoch(1)), commit(KEY, 3))
+    other = served.ask(verbs.Read(OTHER))
+    assert isinstance(other, verbs.State) and len(other.entries) == 1
+    assert served.ask(verbs.Decided(OTHER, epoch(1))) == verbs.Done()
+    assert served.unanswered(*waiting)
+    served.gate.set()
+    assert served.answer(waiting[0]) == verbs.Committed(True, epoch(1))
+    read = served.answer(waiting[1])
+    assert isinstance(read, verbs.State) and read.top == epoch(1)
+    page = served.answer(waiting[3])
+    assert isinstance(page, verbs.Page) and [e.key for e in page.entries] == [b"key", b"other"]
+    assert served.answer(waiting[5]) == verbs.Committed(True, epoch(3))
+    served.gate.clear()
+    assert isinstance(served.ask(verbs.Read(KEY)), verbs.State), "synced now: answered at once"
+
+
+def test_a_flush_that_began_before_a_write_does_not_answer_it(served: Served) -> None:
+    served.gate.clear()
+    served.began.clear()
+    (first,) = served.send(commit(KEY, 1))
+    assert served.began.wait(LONG_S)
+    (second,) = served.send(commit(OTHER, 1))
+    assert served.unanswered(first, second)
+    flushed: list[int] = []
+    release = served.server._send
+
+    def counting(answers: Sequence[tuple[int, bytes]]) -> None:
+        flushed.append(len(answers))
+        release(answers)
+
+    store = served.server._store
+    assert store is not None
+    store._syncer._send = counting
+    served.gate.set()
+    served.answer(first)
+    served.answer(second)
+    assert flushed == [1, 1], "two flushes: the second write came after the first had begun"
+
+
+def test_the_floor_waits_too(served: Served) -> None:
+    served.ask(commit(KEY, 1, rec.Kind.TOMBSTONE))
+    served.ask(verbs.Decided(KEY, epoch(1)))
+    served.gate.clear()
+    waiting = served.send(verbs.Collect(KEY, epoch(1)), verbs.Read(OTHER))
+    assert isinstance(served.ask(verbs.Decided(OTHER, epoch(9))), verbs.Done)
+    assert not any(call in served.answers for call in waiting)
+    served.gate.set()
+    assert served.answer(waiting[1]) == verbs.State(epoch(1), epoch(1))
+
+
+def test_a_failed_flush_condemns_the_drive_and_acknowledges_nothing(served: Served) -> None:
+    served.broken = DriveError(DriveFault.IO, "log sync: Input/output error", condemns=True)
+    reply = served.ask(commit(KEY, 1))
+    assert isinstance(reply, verbs.Failed) and reply.fault == DriveFault.IO
+    served.broken = None
+    for verb in (verbs.Read(KEY), commit(OTHER, 1), verbs.Check(), verbs.StageDrop(b"d" * 16)):
+        after = served.ask(verb)
+        assert isinstance(after, verbs.Failed) and after.fault == DriveFault.CONDEMNED
+        assert "Input/output" in after.detail
+
+
+@pytest.mark.parametrize(
+    ("number", "fault", "condemned"),
+    [
+        (errno.EIO, DriveFault.IO, True),
+        (errno.EROFS, DriveFault.IO, True),
+        (errno.ENOSPC, DriveFault.NO_SPACE, False),
+    ],
+)
+def test_what_an_errno_of_a_shard_file_means(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    fault: DriveFault,
+    condemned: bool,
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    served.ask(verbs.StageOpen(b"d" * 16, b"header"))
+    monkeypatch.setattr(files, "_write_all", failing)
+    write = served.ask(verbs.StageWrite(b"d" * 16, 6, 0, 10))
+    assert isinstance(write, verbs.Failed) and write.fault == fault
+    monkeypatch.undo()
+    sync = served.ask(verbs.StageSync(b"d" * 16, 6))
+    assert isinstance(sync, verbs.Failed), "a file that missed a write is never whole"
+    state = served.ask(verbs.Read(KEY))
+    assert isinstance(state, verbs.Failed) is condemned
+
+
+def test_an_unreadable_shard_file_condemns_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    served.ask(verbs.StageOpen(b"d" * 16, b"header"))
+    served.ask(verbs.StageSync(b"d" * 16, 6))
+    monkeypatch.setattr(os, "preadv", failing)
+    read = served.ask(verbs.ShardRead(b"d" * 16, 0, 6, 0))
+    assert isinstance(read, verbs.Failed) and read.fault == DriveFault.IO
+    assert isinstance(served.ask(verbs.Read(KEY)), verbs.State)
+
+
+def test_frames_may_come_in_any_pieces(served: Served) -> None:
+    frame = DRIVE + verbs.encode(commit(KEY, 1))
+    data = HEAD.pack(len(frame) + 4, 7777) + frame
+    for cut in range(0, len(data), 7):
+        served.socket.sendall(data[cut : cut + 7])
+    assert served.answer(7777) == verbs.Committed(True, epoch(1))
+
+
+def rotten(change: Callable[[Engine], None], path: Path) -> None:
+    engine = Engine(str(path / layout.CATALOG))
+    change(engine)
+    engine.flush()
+    engine.close()
+
+
+def test_a_rotten_row_is_never_ignored_and_a_repair_rebuilds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Served(tmp_path, monkeypatch)
+    first.ask(commit(KEY, 1))
+    first.close()
+
+    def flip(engine: Engine) -> None:
+        value = bytearray(engine.get(b"r" + KEY) or b"")
+        value[5] ^= 1
+        engine.write({b"r" + KEY: bytes(value)}, {})
+
+    rotten(flip, tmp_path)
+    served = Served(tmp_path, monkeypatch)
+    for verb in (verbs.Read(KEY), commit(KEY, 2), verbs.Scan("bucket"), verbs.Fence(KEY, epoch(5))):
+        reply = served.ask(verb)
+        assert isinstance(reply, verbs.Failed) and reply.fault == DriveFault.CORRUPT
+    walk = served.ask(verbs.Entries())
+    assert isinstance(walk, verbs.RawPage)
+    assert [(e.key, e.kind, e.newest) for e in walk.entries] == [(KEY, 0, b"")]
+    repaired = served.ask(verbs.Repair(KEY, commit(KEY, 2).record))
+    assert isinstance(repaired, verbs.RepairDone)
+    state = served.ask(verbs.Read(KEY))
+    assert isinstance(state, verbs.State) and [e.epoch for e in state.entries] == [epoch(2)]
+    pending = served.ask(verbs.Pending())
+    assert isinstance(pending, verbs.PendingPage) and pending.depth_undecided == 0
+    served.close()
