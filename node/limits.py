@@ -106,6 +106,15 @@ SHARD_READER_LAG_S = 0.5  # a shard stream that stays so long without a frame is
 HEDGE_FLOOR_S = 0.02
 HEDGE_CEILING_S = 0.25
 
+# ---- repair --------------------------------------------------------------------------------------
+REPAIR_INTERVAL_S = 2.0
+REPAIR_AT_ONCE = 8
+REPAIR_PAGE = 256
+REPAIR_DEADLINE_S = 60.0
+SETTLE_AFTER_S = 5.0  # an undecided write is its coordinator's business for so long
+SETTLE_TURN_S = 10.0  # what each node in line gets before the next one tries
+CENSUS_PAGE = 500
+
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
 FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it

@@ -85,12 +85,12 @@ class LockServer:
 
     async def ask_encoded(self, data: bytes) -> tuple[bool, bytes]:
         """-> (granted, encoded reply)."""
-        reply = await self.ask(_request(data))
+        reply = await self.ask(decode_request(data))
         return type(reply) is Granted, encode_message(reply)
 
     def tell_encoded(self, data: bytes) -> None:
         """A request whose answer nobody waits for."""
-        self._driver.handle(_request(data))
+        self._driver.handle(decode_request(data))
 
     async def _watch_fresh_start(self) -> None:
         seen: set[str] = set()
@@ -134,7 +134,7 @@ class PeerLocks:
         return reply
 
 
-def _request(data: bytes) -> Request:
+def decode_request(data: bytes) -> Request:
     message = decode_message(data)
     if not isinstance(message, Request):
         raise TargetFailed("a lock answer came in place of a request")

@@ -57,7 +57,7 @@ class Healer:
         """Sends an undecided version's own commit to `slots`; drives judge it as ever."""
         record = found.record
         assert record is not None
-        shards = self._inline_shards(found, slots)
+        shards = self.inline_shards(found, slots)
         commits = {
             slot: verbs.Commit(found.key, found.encoded, shards.get(slot, b"")) for slot in slots
         }
@@ -86,7 +86,7 @@ class Healer:
             return Healed(frozenset(missed), frozenset())
         wanted = frozenset(missed) & frozenset(found.answers)
         unreachable = frozenset(missed) - wanted
-        shards = self._inline_shards(found, wanted)
+        shards = self.inline_shards(found, wanted)
         if record.kind == Kind.OBJECT and not record.inline and record.parts:
             staged = await self._bring(found, wanted, set(found.holders) - wanted)
         else:
@@ -123,13 +123,19 @@ class Healer:
                 deadline=self._clock.monotonic() + BUFFER_WAIT_S,
             )
 
+    async def look(self, view: SetView, key: bytes, *, deadline: float) -> Found:
+        """The settled version as all reachable members have it, with its inline shards."""
+        return await self._lookup.find(view, key, inline=True, everywhere=True, deadline=deadline)
+
     async def settle(self, view: SetView, key: bytes, *, deadline: float) -> Found:
         """Looks the key up everywhere, settling what is undecided, and spreads the verdict."""
         found = await self._lookup.find(view, key, everywhere=True, deadline=deadline)
         self._decide(found)
         return found
 
-    def _inline_shards(self, found: Found, slots: Iterable[int]) -> dict[int, bytes]:
+    @staticmethod
+    def inline_shards(found: Found, slots: Iterable[int]) -> dict[int, bytes]:
+        """The framed shards that belong at `slots`; {} where the version has no inline data."""
         record = found.record
         assert record is not None
         if record.kind != Kind.OBJECT or not record.inline or not record.size:
