@@ -272,9 +272,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._lingering:
             return
         self._unset_keepalive_if_required()
-        if self.cycle is None or self.cycle.response_complete:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle:
             self._await_header()
-        was_in_header = self._in_header
+        # Behind the body of a request under way, where a header begins in `data` is not known.
+        all_header = self._in_header or (idle and (self.cycle is None or not self.cycle.more_body))
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -288,7 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse("InvalidRequest", "The request is not well-formed HTTP/1.1.")
             return
         if self._in_header:
-            self._header_bytes += len(data) if was_in_header else 0
+            self._header_bytes += len(data) if all_header else 0
             if self._header_bytes > limits.MAX_HEADER_BYTES:
                 self._refuse(*_HEADER_TOO_LARGE)
 
