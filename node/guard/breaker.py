@@ -152,6 +152,11 @@ class Breaker:
             self.state = BreakerState.HALF_OPEN
             self._probe = 0
 
+    def proved_well(self) -> None:
+        """Something other than a call showed that the target works; a dead verdict stands nevertheless."""
+        if self.state is BreakerState.HALF_OPEN or self._reopen_at != math.inf:
+            self._close()
+
     def reopens_in(self, now: float) -> float:
         """Seconds until a probe is let through; 0 when one is now, infinite while forced open."""
         if self.state is not BreakerState.OPEN:
@@ -170,3 +175,4 @@ class Breaker:
         self.state = BreakerState.CLOSED
         self._failures = self._calls = self._slow = self._openings = 0
         self._probe = 0
+        self._reopen_at = 0.0

@@ -480,13 +480,9 @@ class Guard:
     def probe_succeeded(self, target: Target) -> None:
         """Something outside the calls (a link that opened) showed that the target is well."""
         before = target.breaker.state
-        if before is BreakerState.CLOSED:
-            return
-        now = self.clock.monotonic()
-        ticket = target.breaker.admit(now)
-        if ticket != REFUSED:
-            target.breaker.succeeded(ticket, now, 0.0)
-        self._moved(target, before)
+        if before is not BreakerState.CLOSED:
+            target.breaker.proved_well()
+            self._moved(target, before)
 
     def _moved(self, target: Target, before: BreakerState) -> None:
         if target.breaker.state is not before:
