@@ -29,7 +29,7 @@ from node.errors import DeadlineExceeded, DriveFailed, TargetDown, TargetFailed
 from node.guard.breaker import BreakerState
 from node.guard.guard import Guard, Target
 from node.guard.policy import DRIVE_OPERATIONS
-from node.limits import DRIVE_RESPAWN_MAX_S, DRIVE_STATE_CHECK_S
+from node.limits import DRIVE_RESPAWN_MAX_S, DRIVE_START_S, DRIVE_STATE_CHECK_S
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.ports import Clock
@@ -37,6 +37,9 @@ from node.runtime.ports import Clock
 NO_DRIVE = bytes(16)
 _GOOD_CHECKS = 3
 _NEXT_PROBE_S = 0.3  # between the good checks that bring a drive back
+_FIRST_PROBE_S = (
+    1.2  # after it was taken out, if nothing is outstanding: its breaker lets one through by then
+)
 _SAMPLE = 8  # one small verb in so many is timed; bulk verbs all are
 _OPERATIONS: dict[int, str] = {
     int(verb.__struct_config__.tag): verb.__name__ for verb in verbs.Verb.__args__
@@ -134,6 +137,8 @@ class _Watched:
         self.usage: verbs.Usage | None = None
         self.checked_at = 0.0
         self.good = 0
+        self.started_at = 0.0
+        self.changes = 0  # how often its process came or went: a check's result is of one process
         self.check: asyncio.Future[bytes] | None = None  # sent and not answered by the drive yet
         self.restart_at = 0.0
         self.restart_pause_s = DRIVE_STATE_CHECK_S
@@ -289,6 +294,8 @@ class DriveGate:
         if not drive.service.running:
             self._metrics.disk_check_timeout(drive.label)
             self._set(drive, DriveState.OFFLINE, "its process is not running")
+        elif drive.check is not None and self._is_starting(drive):
+            return
         elif drive.check is not None:
             self._metrics.disk_check_timeout(drive.label)
             self._metrics.disk_check(DRIVE_STATE_CHECK_S)
@@ -324,13 +331,26 @@ class DriveGate:
             begin,
             deadline=began + DRIVE_STATE_CHECK_S,
         )
-        checked.add_done_callback(lambda f: self._judge(drive, began, f))
+        changes = drive.changes
 
-    def _judge(self, drive: _Watched, began: float, future: asyncio.Future[bytes]) -> None:
-        if future.cancelled():
-            return
+        def judge(future: asyncio.Future[bytes]) -> None:
+            if not future.cancelled():
+                error = future.exception()
+                if drive.changes == changes:
+                    self._judge(drive, began, future, error)
+
+        checked.add_done_callback(judge)
+
+    def _judge(
+        self,
+        drive: _Watched,
+        began: float,
+        future: asyncio.Future[bytes],
+        error: BaseException | None,
+    ) -> None:
         seconds = self._clock.monotonic() - began
-        error = future.exception()
+        if isinstance(error, DeadlineExceeded) and self._is_starting(drive):
+            return
         if isinstance(error, DeadlineExceeded | TargetDown):
             # A check the breaker refused was due all the same.
             self._metrics.disk_check_timeout(drive.label)
@@ -339,7 +359,8 @@ class DriveGate:
             self._set(drive, DriveState.HUNG, str(error))
             return
         if error is not None:
-            self._set(drive, DriveState.OFFLINE, str(error))
+            if not drive.service.running:
+                self._set(drive, DriveState.OFFLINE, str(error))
             return
         self._metrics.disk_check(seconds)
         reply = verbs.decode_reply(future.result())
@@ -361,8 +382,18 @@ class DriveGate:
         self._set(drive, DriveState.ONLINE if drive.drive_id else DriveState.UNFORMATTED, "")
 
     def _again(self, drive: _Watched) -> None:
-        if self._task is not None and drive.check is None and drive.service.running:
+        """A check between those that are due, unless one is outstanding or would be refused."""
+        if self._task is None or drive.check is not None or not drive.service.running:
+            return
+        if not drive.target.breaker.would_refuse(self._clock.monotonic()):
             self._check(drive)
+
+    def _is_starting(self, drive: _Watched) -> bool:
+        """Still within the time a process may take to open its drive."""
+        return (
+            drive.state is DriveState.STARTING
+            and self._clock.monotonic() - drive.started_at < DRIVE_START_S
+        )
 
     def _bad(self, drive: _Watched, failed: verbs.Failed) -> None:
         drive.good = 0
@@ -377,10 +408,12 @@ class DriveGate:
     def _changed(self, drive: _Watched, up: bool) -> None:
         """The drive's process was started, or ended."""
         drive.good = 0
+        drive.changes += 1
         if not up:
             drive.check = None
             self._set(drive, DriveState.OFFLINE, "its process ended")
             return
+        drive.started_at = self._clock.monotonic()
         self._set(drive, DriveState.STARTING, "")
         self._guard.allow(drive.path)
         if self._task is not None:
@@ -400,6 +433,7 @@ class DriveGate:
         drive.detail = detail
         if state is DriveState.HUNG and drive.state is not DriveState.HUNG:
             drive.good = 0
+            asyncio.get_running_loop().call_later(_FIRST_PROBE_S, self._again, drive)
         if state is drive.state:
             return
         drive.state = state

@@ -258,6 +258,30 @@ async def test_a_condemned_drive_is_started_anew(world: World) -> None:
     ]
 
 
+async def test_a_process_that_takes_long_to_start_is_not_hung(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.until(DriveState.ONLINE)
+    counted = len(world.metrics.timeouts)
+    world.drive.up(False)
+    world.drive.reply = lambda verb: None
+    world.drive.up(True)
+    early = world.call(verbs.Read(b"k"))
+    with pytest.raises(DeadlineExceeded):  # it may queue, within its bound
+        await early
+    await asyncio.sleep(4 * CHECK_S)
+    assert world.gate.state(DRIVE) is DriveState.STARTING
+    assert len(world.metrics.timeouts) == counted
+    world.drive.reply = FakeDrive.healthy
+    world.drive.release(USAGE)
+    await world.until(DriveState.ONLINE)
+    world.drive.up(False)
+    monkeypatch.setattr(drive_gate, "DRIVE_START_S", 2 * CHECK_S)
+    world.drive.reply = lambda verb: None
+    world.drive.up(True)
+    await world.until(DriveState.HUNG)
+
+
 async def test_states_are_what_the_check_says(world: World) -> None:
     await world.until(DriveState.ONLINE)
     seen: list[DriveState] = []

@@ -8,11 +8,13 @@ import mmap
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from node import limits
 from node.protocol import epoch as ep
 from node.protocol import record as rec
 from node.protocol import verbs
@@ -233,6 +235,61 @@ def test_frames_may_come_in_any_pieces(served: Served) -> None:
     for cut in range(0, len(data), 7):
         served.socket.sendall(data[cut : cut + 7])
     assert served.answer(7777) == verbs.Committed(True, epoch(1))
+
+
+def test_what_nobody_came_for_is_dropped_in_time(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished, unnamed = b"u" * 16, b"n" * 16
+    old, young = tmp_path / layout.QUARANTINE / "old", tmp_path / layout.QUARANTINE / "young"
+    for file in (old, young):
+        file.write_bytes(b"?")
+    os.utime(old, (1, 1))
+    served.ask(verbs.StageOpen(unfinished, b"header"))
+    served.ask(verbs.StageOpen(unnamed, b"header"))
+    served.ask(verbs.StageSync(unnamed, 6))
+    store = served.server._store
+    assert store is not None
+    paths = [Path(store.files.path_of(data_id)) for data_id in (unfinished, unnamed)]
+    served.ask(verbs.Check())
+    assert all(path.exists() for path in paths)
+    monkeypatch.setattr(limits, "DRIVE_STAGE_IDLE_S", -1.0)
+    monkeypatch.setattr(limits, "DRIVE_STAGED_KEEP_S", -1.0)
+    store._next_housekeeping = 0.0
+    served.ask(verbs.Check())
+    finished = time.monotonic() + LONG_S
+    while any(path.exists() for path in (*paths, old)) and time.monotonic() < finished:
+        served.ask(verbs.Read(KEY))
+    assert not any(path.exists() for path in (*paths, old)) and young.exists()
+    lost = rec.Record(
+        epoch=epoch(1),
+        base=ep.ZERO,
+        kind=rec.Kind.OBJECT,
+        mtime_ns=1,
+        parts=(rec.Part(1, 6, unnamed, 1),),
+    )
+    reply = served.ask(verbs.Commit(KEY, rec.encode(lost)))
+    assert isinstance(reply, verbs.Failed) and reply.fault == DriveFault.NOT_FOUND
+
+
+def test_completing_ten_thousand_parts_is_one_commit(served: Served) -> None:
+    store = served.server._store
+    assert store is not None
+    ids = [number.to_bytes(16, "big") for number in range(1, 10_001)]
+    for data_id in ids:
+        store.catalog.add_staged(data_id, 6)
+    record = rec.Record(
+        epoch=epoch(1),
+        base=ep.ZERO,
+        kind=rec.Kind.OBJECT,
+        mtime_ns=1,
+        parts=tuple(rec.Part(i + 1, 6, data_id, 1) for i, data_id in enumerate(ids)),
+    )
+    reply = served.ask(verbs.Commit(KEY, rec.encode(record)))
+    assert reply == verbs.Committed(True, epoch(1))
+    assert not store.catalog.staged
+    walk = served.ask(verbs.Entries())
+    assert isinstance(walk, verbs.RawPage) and len(walk.entries[0].data) == 10_000
 
 
 def rotten(change: Callable[[Engine], None], path: Path) -> None:

@@ -132,9 +132,11 @@ def _options(cache: rocksdict.Cache, *, blobs: bool) -> rocksdict.Options:
     options.create_missing_column_families(True)
     # A torn tail is what a power-off leaves; what was synced lies before it.
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
-    options.set_write_buffer_size(limits.DRIVE_MEMTABLE_BYTES)
+    options.set_write_buffer_size(
+        limits.DRIVE_SHARD_MEMTABLE_BYTES if blobs else limits.DRIVE_MEMTABLE_BYTES
+    )
     options.set_max_write_buffer_number(3)
-    options.set_max_total_wal_size(4 * limits.DRIVE_MEMTABLE_BYTES)
+    options.set_max_total_wal_size(4 * limits.DRIVE_SHARD_MEMTABLE_BYTES)
     options.set_max_background_jobs(2)
     options.set_max_open_files(limits.DRIVE_CATALOG_FILES)
     options.set_keep_log_file_num(2)
