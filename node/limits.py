@@ -160,6 +160,8 @@ MIN_PASSWORD_CHARACTERS = 8
 MIN_CLUSTER_SECRET_CHARACTERS = 16
 FORMING_ASK_S = 3.0  # one question to one drive of one node
 FORMING_RETRY_S = 0.5
+GREET_INTERVAL_S = 5.0  # how often a node compares itself with its peers
+DRAIN_S = 8.0  # what in-flight requests get at SIGTERM
 FORMING_REPORT_S = 5.0  # how often a waiting node says what it waits for
 
 # ---- observation -----------------------------------------------------------------------------------

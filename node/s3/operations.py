@@ -140,6 +140,7 @@ IMPLEMENTED: tuple[Operation, ...] = (
         _OBJECT,
         "s3:GetObject",
         objects.get,
+        body=BodyKind.STREAM,
         optional=f"partNumber versionId {_RESPONSE_OVERRIDES}",
         version_action="s3:GetObjectVersion",
     ),

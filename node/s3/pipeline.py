@@ -16,8 +16,6 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from iam.sigv4 import RequestParts
 from node import limits
 from node.errors import CodedError, DeadlineExceeded, Shed
@@ -25,8 +23,10 @@ from node.guard.bulkhead import Bulkhead
 from node.guard.guard import Guard
 from node.guard.policy import Policy
 from node.objects.api import Reading
+from node.observe.log import get_logger
+from node.observe.log import request_id as request_ids
 from node.s3 import codec, errors
-from node.s3.body import open_body
+from node.s3.body import bounded, open_body
 from node.s3.context import condition_context
 from node.s3.errors import Fault
 from node.s3.ports import Metrics, Receive, Scope, Send
@@ -106,7 +106,7 @@ class S3Pipeline:
         self._guard = guard
         self._policies = policies
         self._metrics = metrics
-        self._log = log if log is not None else structlog.get_logger("holdfast.s3")
+        self._log = log if log is not None else get_logger("s3")
         self._admission = Bulkhead(
             "S3 requests", limits.MAX_RUNNING_REQUESTS, limits.MAX_WAITING_REQUESTS
         )
@@ -120,7 +120,7 @@ class S3Pipeline:
             raw_path=scope["raw_path"],
             raw_query=scope["query_string"],
             header_list=scope["headers"],
-            receive=receive,
+            receive=receive if ABORT in scope.get("extensions", ()) else bounded(receive),
             services=services,
             request_id=services.rng.bytes(8).hex().upper(),
             client_ip=client_ip(scope, services.trusted_proxies),
@@ -129,7 +129,7 @@ class S3Pipeline:
         responder = _Responder(send, self._common_headers(request), request.method == "HEAD")
         name = "Unknown"
         fault: Fault | None = None
-        structlog.contextvars.bind_contextvars(request_id=request.request_id)
+        request_ids.set(request.request_id)  # each request is a task, so its context is its own
         try:
             operation = self._router.route(request)
             name = operation.name if operation.implemented else "NotImplemented"
@@ -170,39 +170,47 @@ class S3Pipeline:
                     await admission.enter()
             except TimeoutError:
                 raise Shed("no place came free in time") from None
-        self._metrics.in_flight(operation.name, 1)
+        name = operation.name if operation.implemented else "NotImplemented"
+        self._metrics.in_flight(name, 1)
         try:
-            policy = self._policies[operation.policy]
-            deadline = began + policy.total_s
-            if operation.body is BodyKind.PAYLOAD:
-                deadline = min(deadline, began + _transfer_s(_announced(request)))
-
-            async def attempt(until: float) -> None:
-                await self._serve(request, operation, responder, until)
-
-            await self._guard.run("s3", operation.name, policy, None, attempt, deadline=deadline)
+            reply = await self._guarded(request, operation, began)
+            await self._reply(responder, reply)
         finally:
-            self._metrics.in_flight(operation.name, -1)
+            self._metrics.in_flight(name, -1)
             admission.leave()
 
-    async def _serve(
-        self, request: Request, operation: Operation, responder: _Responder, deadline: float
-    ) -> None:
-        request.deadline = deadline
-        services = self._services
-        request.auth = await services.identity.authenticate(
+    async def _guarded(self, request: Request, operation: Operation, began: float) -> Reply:
+        """Everything up to the reply, within the operation's bounds.
+
+        A download's reply is an open object: opening has a bound of its own, the deadline handed to the
+        store is that of the whole stream.
+        """
+        policy = self._policies[operation.policy]
+        request.deadline = bound = began + policy.total_s
+        if operation.body is BodyKind.PAYLOAD:
+            request.deadline = bound = min(bound, began + _transfer_s(_announced(request)))
+        elif operation.body is BodyKind.STREAM:
+            bound = began + limits.OPEN_TIMEOUT_S
+
+        async def attempt(until: float) -> Reply:
+            return await self._serve(request, operation)
+
+        return await self._guard.run("s3", operation.name, policy, None, attempt, deadline=bound)
+
+    async def _serve(self, request: Request, operation: Operation) -> Reply:
+        request.auth = await self._services.identity.authenticate(
             RequestParts(request.method, request.raw_path, request.raw_query, request.header_list),
-            deadline=deadline,
+            deadline=request.deadline,
         )
-        request.caller = request.auth.caller
-        request.context = condition_context(request)
+        request.caller = caller = request.auth.caller
+        if not caller.is_root:  # nothing is evaluated for root
+            request.context = condition_context(request)
         self._authorize(request, operation)
         if operation.body is BodyKind.XML:
             request.document = await self._document(request)
         if "x-amz-expected-bucket-owner" in request.headers:
             await _check_bucket_owner(request)
-        reply = await operation.handler(request)
-        await self._reply(responder, reply)
+        return await operation.handler(request)
 
     def _authorize(self, request: Request, operation: Operation) -> None:
         if not operation.action:
@@ -251,7 +259,9 @@ class S3Pipeline:
             responder.first_byte_at = self._services.clock.monotonic()
             await responder.whole(reply.status, reply.headers, reply.body)
             return
-        bound = asyncio.timeout(_transfer_s(reading.end - reading.start))
+        size = reading.end - reading.start
+        # What fits the kernel's buffers is bounded by the server's watch over writing alone.
+        bound = asyncio.timeout(_transfer_s(size) if size > limits.MIB else None)
         try:
             async with bound:
                 await self._stream(responder, reply, reading)
@@ -330,15 +340,12 @@ class S3Pipeline:
         self._metrics.request(
             name, responder.status or 499, seconds, first - began if first else None
         )
-        slow = seconds > limits.SLOW_REQUEST_S + _payload_bytes(request, responder) / (
-            4 * limits.MIB
-        )
+        slow = seconds > limits.SLOW_REQUEST_S and seconds > _usual_s(request, responder)
         if fault is not None and fault.status not in _QUIET:
             write = self._log.warning if fault.status >= 500 else self._log.info
         elif slow:
             write = self._log.info
         else:
-            structlog.contextvars.unbind_contextvars("request_id")
             return
         write(
             "request",
@@ -349,7 +356,6 @@ class S3Pipeline:
             request_id=request.request_id,
             client=request.client_ip,
         )
-        structlog.contextvars.unbind_contextvars("request_id")
 
 
 def _announced(request: Request) -> int:
@@ -360,8 +366,10 @@ def _announced(request: Request) -> int:
     return min(size, limits.MAX_OBJECT_BYTES)
 
 
-def _payload_bytes(request: Request, responder: _Responder) -> int:
-    return max(_announced(request), responder.sent_bytes)
+def _usual_s(request: Request, responder: _Responder) -> float:
+    """How long a transfer may take before it is called slow."""
+    size = max(_announced(request), responder.sent_bytes)
+    return limits.SLOW_REQUEST_S + size / limits.SLOW_BYTES_PER_S
 
 
 def _transfer_s(size_bytes: int) -> float:

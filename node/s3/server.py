@@ -33,6 +33,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from node import limits
 from node.errors import ConfigError
+from node.s3.body import STALLED
 from node.s3.errors import Fault, error_document, status_of
 from node.s3.pipeline import ABORT
 from node.s3.ports import Message
@@ -84,10 +85,8 @@ class BoundedCycle(RequestResponseCycle):
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        while not self._has_news():
-            self.message_event.clear()
-            self.flow.resume_reading()
-            await self.message_event.wait()
+        if not self._has_news() and not await self._wait_for_news():
+            return {"type": STALLED}
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         if self.chunks:
@@ -102,6 +101,28 @@ class BoundedCycle(RequestResponseCycle):
             return {"type": "http.disconnect"}
         self._end_given = True
         return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _wait_for_news(self) -> bool:
+        """False when the client owes us body bytes and sends none in time."""
+        stalled = False
+
+        def stall() -> None:
+            nonlocal stalled
+            stalled = True
+            self.message_event.set()
+
+        timer = None
+        if self.more_body:
+            timer = self.protocol.loop.call_later(limits.BODY_PROGRESS_TIMEOUT_S, stall)
+        try:
+            while not self._has_news() and not stalled:
+                self.message_event.clear()
+                self.flow.resume_reading()
+                await self.message_event.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self._has_news()
 
     def _has_news(self) -> bool:
         if self.disconnected or self.response_complete or self.chunks or self.broken:

@@ -23,7 +23,8 @@ class Level(StrEnum):
 class BodyKind(StrEnum):
     NONE = "none"
     XML = "xml"  # a small document, read whole before the handler runs
-    PAYLOAD = "payload"  # an object's bytes, streamed
+    PAYLOAD = "payload"  # an object's bytes, streamed in
+    STREAM = "stream"  # none comes in, an object's bytes are streamed out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,11 @@ from node import limits
 from node.errors import (
     ClientError,
     CodedError,
-    DeadlineExceeded,
     HoldfastError,
     NoSuchKey,
     PreconditionFailed,
 )
-from node.objects.api import ByteRange, Conditions, NewObject, Reading
+from node.objects.api import ByteRange, Conditions, NewObject
 from node.protocol.record import Record
 from node.s3 import codec, documents, errors, routing
 from node.s3 import headers as wire
@@ -79,7 +78,14 @@ async def get(request: Request) -> Reply:
     if byte_range is not None and "if-range" in request.headers:
         byte_range = await _if_range(request, byte_range)
     try:
-        reading = await _open(request, byte_range, part_number, conditions)
+        reading = await request.store.get(
+            request.bucket,
+            request.key,
+            byte_range=byte_range,
+            part_number=part_number,
+            conditions=conditions,
+            deadline=request.deadline,
+        )
     except NoSuchKey:
         reveal_missing(request)
         raise
@@ -96,30 +102,6 @@ async def get(request: Request) -> Reply:
         await reading.close()
         raise
     return Reply(status=206 if partial and length else 200, headers=headers, reading=reading)
-
-
-async def _open(
-    request: Request,
-    byte_range: ByteRange | None,
-    part_number: int | None,
-    conditions: Conditions,
-) -> Reading:
-    """Opening is bounded by itself: the operation's deadline is that of the whole stream."""
-    bound = asyncio.timeout(limits.OPEN_TIMEOUT_S)
-    try:
-        async with bound:
-            return await request.store.get(
-                request.bucket,
-                request.key,
-                byte_range=byte_range,
-                part_number=part_number,
-                conditions=conditions,
-                deadline=request.deadline,
-            )
-    except TimeoutError:
-        if not bound.expired():
-            raise
-        raise DeadlineExceeded("the object could not be opened in time") from None
 
 
 def _range_and_part(request: Request) -> tuple[ByteRange | None, int | None]:
