@@ -28,7 +28,7 @@ from node.rpc.client import Peers
 from node.rpc.methods import Method
 from node.runtime.ports import Clock
 
-_RECOVERING = "locks_recovering"
+LOCKS_RECOVERING = "locks_recovering"
 
 
 class LockServer:
@@ -64,7 +64,7 @@ class LockServer:
         if not self._others:
             self.table.all_fresh()
             return
-        self._membership.publish(_RECOVERING, 1)
+        self._membership.publish(LOCKS_RECOVERING, 1)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._driver.recover(self.transport, self._others, self._me)),
@@ -97,13 +97,13 @@ class LockServer:
         while self.table.recovering:
             for peer in self._others:
                 state = self._membership.state(peer)
-                if state.status is Status.UP and state.versions.get(_RECOVERING) == 1:
+                if state.status is Status.UP and state.versions.get(LOCKS_RECOVERING) == 1:
                     seen.add(peer)
             if seen.issuperset(self._others):
                 self.table.all_fresh()
                 break
             await self._clock.sleep(LOCK_TICK_S)
-        self._membership.publish(_RECOVERING, 0)
+        self._membership.publish(LOCKS_RECOVERING, 0)
 
     def _on_change(self, peer: str, _old: Status, new: Status) -> None:
         self._driver.suspected(peer, new in (Status.SUSPECT, Status.DEAD))

@@ -134,6 +134,8 @@ JOBS: dict[str, Policy] = {
     "scrub": _row(            60.0, 60.0, 0, (),          1, 0, True),
     "drive_check": _row(       3.0,  3.0, 0, (),         64, 0, True),
     "identity_refresh": _row(  3.0, 10.0, 2, (0.1, 0.2),  4, 0, True),
+    "drive_review": _row(     10.0, 10.0, 0, (),          1, 0, True),
+    "gauges": _row(            1.0,  1.0, 0, (),          1, 0, True),
     "lock_tick": _row(         3.0,  3.0, 0, (),          1, 0, True),
 }  # fmt: skip
 

@@ -41,8 +41,8 @@ def combine(
     raw = [base64.b64decode(part.checksums[algorithm]) for part in parts]
     if kind == FULL_OBJECT and algorithm in _COMBINE:
         total = int.from_bytes(raw[0], "big")
-        for value, part in zip(raw[1:], parts[1:], strict=True):
-            total = _COMBINE[algorithm](total, int.from_bytes(value, "big"), part.size)
+        for digest, part in zip(raw[1:], parts[1:], strict=True):
+            total = _COMBINE[algorithm](total, int.from_bytes(digest, "big"), part.size)
         value = base64.b64encode(total.to_bytes(_WIDTH[algorithm], "big")).decode()
     else:
         whole = _HASH[algorithm](b"".join(raw))

@@ -6,7 +6,7 @@ that can still accept it, after its shards were brought there where the writer h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from erasure.stripe import StripeLayout
@@ -93,7 +93,8 @@ class Healer:
             staged = set(wanted)
         repairs = {slot: verbs.Repair(key, found.encoded, shards.get(slot, b"")) for slot in staged}
         answers = await self.ask(view, repairs, deadline)
-        whole, below = set(), set()
+        whole: set[int] = set()
+        below: set[int] = set()
         for slot, reply in answers.items():
             if isinstance(reply, verbs.RepairDone):
                 (below if reply.verdict == Repaired.BELOW_FLOOR else whole).add(slot)
@@ -238,7 +239,7 @@ class Healer:
 
     # ---- asking slots ---------------------------------------------------------------------------
     async def ask(
-        self, view: SetView, wanted: dict[int, verbs.Verb], deadline: float
+        self, view: SetView, wanted: Mapping[int, verbs.Verb], deadline: float
     ) -> dict[int, verbs.Reply]:
         """Each slot its verb; the answers that came."""
         gathering: Gathering[str, tuple[bytes, ...] | bytes] = Gathering()

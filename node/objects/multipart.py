@@ -15,6 +15,7 @@ import asyncio
 import binascii
 import hashlib
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 from node.errors import (
     EntityTooLarge,
@@ -252,9 +253,9 @@ class Multipart:
         if not parts:
             raise InvalidPart()
         numbers = [part.number for part in parts]
-        if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(numbers)):
             raise InvalidPartOrder()
-        chosen = []
+        chosen: list[Part] = []
         for wanted in parts:
             record = there.get(wanted.number)
             if record is None or record.etag != wanted.etag.strip('"'):

@@ -198,7 +198,7 @@ class Intake:
             await asyncio.shield(work)
         except BaseException:
             # A thread cannot be called off: its buffer is free only when it is done with it.
-            work.add_done_callback(lambda done: (done.cancelled(), stripe.slab.release()))
+            work.add_done_callback(lambda _done: stripe.slab.release())
             raise
         return stripe
 

@@ -7,7 +7,7 @@ the drives it means by id, so a replaced drive never answers for the one that wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from node.rpc.methods import Method
 from node.runtime.ports import Clock
 
 SYSTEM_BUCKET = ".holdfast.sys"
+DRIVES_ONLINE = "drives_online"  # in heartbeats: a mask of the node's drives, by index
 T = TypeVar("T")
 
 
@@ -81,12 +82,17 @@ class Cluster:
         self.me = topology.me
         self.cluster_id = topology.cluster_id
         self.nodes = topology.nodes
-        self.views = tuple(SetView(s) for s in topology.sets)
+        self.update(topology)
         self.member = member
         self.peers = peers
         self.membership = membership
         self.clock = clock
+        self.own_drives: Callable[[], int] = lambda: 0  # mask of this node's drives that serve
         self._tasks: set[asyncio.Future[Any]] = set()
+
+    def update(self, topology: Topology) -> None:
+        """Drives were replaced: requests that begin from now on mean the new ones."""
+        self.views = tuple(SetView(s) for s in topology.sets)
 
     def view(self, bucket: str, key: str) -> SetView:
         if len(self.views) == 1:
@@ -112,6 +118,19 @@ class Cluster:
 
     def reachable_slots(self, view: SetView) -> int:
         return sum(len(m.slots) for m in self.reachable(view))
+
+    def online(self, view: SetView) -> frozenset[int]:
+        """Slots whose drive serves, as its node's heartbeats say."""
+        found: set[int] = set()
+        for member in self.reachable(view):
+            if member.node == self.me:
+                mask = self.own_drives()
+            else:
+                mask = self.membership.state(member.node).versions.get(DRIVES_ONLINE, 0)
+            for slot in member.slots:
+                if mask >> view.slots[slot].drive & 1:
+                    found.add(slot)
+        return frozenset(found)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Runs on; its error is consumed by whoever gathers it."""

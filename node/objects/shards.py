@@ -84,7 +84,7 @@ async def serve_download(
     layout = StripeLayout(ask.size, ask.k, ask.stripe_bytes)
 
     def fetch(stripe: int) -> asyncio.Task[Frames]:
-        return asyncio.ensure_future(  # type: ignore[return-value]
+        return asyncio.ensure_future(
             read_frames(gate, arena, clock, ask.data_id, ask.drives, layout, stripe)
         )
 

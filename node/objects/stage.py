@@ -28,7 +28,7 @@ from node.objects import messages
 from node.objects.gathering import Gathering
 from node.objects.sets import Cluster, SetView
 from node.protocol import verbs
-from node.rpc.client import Upload
+from node.rpc.transfer import Upload
 from node.runtime.arena import Slab
 from node.store.drive_gate import DriveGate
 
@@ -354,7 +354,7 @@ class ShardWriters:
         gathering: Gathering[str, tuple[int, ...]] = Gathering()
         loop = asyncio.get_running_loop()
         tasks = {sink.node: loop.create_task(self._sync(sink)) for sink in self._live()}
-        gathering.add_all(tasks)  # type: ignore[arg-type]
+        gathering.add_all(tasks)
 
         def slots() -> set[int]:
             return {slot for found in gathering.results.values() for slot in found}

@@ -1,0 +1,313 @@
+"""The only place where things meet: one node, built from its settings.
+
+Start order: drives and the peer port first (a peer may be forming the cluster and needs our drives), the
+S3 port at once (health answers while the node waits), then forming, then the engine. Until the engine
+is there, every request is answered 503 and the health pages say what is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+import uvloop
+
+from erasure.codec import backend_name
+from node.cluster.drive_access import Acquaintance, NodeDrives
+from node.cluster.forming import Forming
+from node.cluster.membership import Membership, Status
+from node.cluster.topology import build_topology
+from node.config import Settings
+from node.engine import Engine
+from node.errors import ConfigError, HoldfastError, Unavailable
+from node.guard.guard import Guard
+from node.limits import ARENA_BYTES, DRAIN_S, GREET_INTERVAL_S
+from node.node_health import NodeHealth
+from node.observe.log import configure, current_request_id, get_logger, request_id
+from node.observe.metrics import Metrics
+from node.peer.inbound import Inbound, PeerContext
+from node.rpc.auth import ClusterKeys, Roster
+from node.rpc.client import Peers, Trouble
+from node.rpc.link import Identity as LinkIdentity
+from node.rpc.methods import Method
+from node.runtime.arena import Arena
+from node.runtime.drive_client import DriveProcess, DriveSettings
+from node.runtime.grpc_wire import GrpcPulse, GrpcServer, GrpcWire
+from node.runtime.mounts import is_own_mount
+from node.runtime.system import SystemClock, SystemRng, ThreadCpu
+from node.s3.app import create_app
+from node.s3.server import HttpServer
+from node.store.boot import Finding
+from node.store.drive_gate import DriveGate
+from node.store.format import Format, FormatError
+
+_ENGINE_METHODS = (
+    Method.PREPARE,
+    Method.COMMIT,
+    Method.FINISH,
+    Method.VERBS,
+    Method.LOCK,
+    Method.IDENTITY,
+)
+
+
+class NotReady(Unavailable):
+    """The node waits for its cluster; what it waits for is on the health page and in the log."""
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.rng = SystemRng()
+        self.cpu = ThreadCpu()
+        self.metrics = Metrics(clock=self.clock)
+        self.metrics.build_info(version("holdfast"), backend_name())
+        self.log = get_logger("holdfast.node")
+        self.guard = Guard(self.clock, self.rng, self.metrics)
+        self.engine: Engine | None = None
+        self.incarnation = int(self.clock.now() * 1000)
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        others = tuple(name for name in settings.node_names if name != settings.node)
+        secret = settings.cluster_secret or settings.root_password
+        previous = settings.previous_cluster_secret
+        me = LinkIdentity(
+            node=settings.node,
+            incarnation=self.incarnation,
+            keys=ClusterKeys(secret.value.encode(), previous.value.encode() if previous else None),
+        )
+        roster = Roster()
+        self.arena = Arena(ARENA_BYTES)
+        drives = DriveSettings(relaxed=settings.durability == "relaxed")
+        self.gate = DriveGate(
+            [(path, DriveProcess(path, self.arena, drives)) for path in settings.local_paths],
+            self.guard,
+            self.clock,
+            self.metrics,
+        )
+        self.peers = Peers(
+            me=me,
+            peers=others,
+            wire=GrpcWire(),
+            guard=self.guard,
+            clock=self.clock,
+            rng=self.rng,
+            roster=roster,
+            request_id=current_request_id,
+        )
+        self.membership = Membership(
+            me=me,
+            peers=others,
+            pulse=GrpcPulse(),
+            links=self.peers,
+            clock=self.clock,
+            observer=self.metrics,
+            roster=roster,
+        )
+        self.guard.ask_before_opening(lambda target: self.membership.may_open(target, self.guard))
+        self.forming = Forming(
+            settings=settings,
+            access=NodeDrives(settings.node, self.gate, self.peers),
+            clock=self.clock,
+            rng=self.rng,
+            own_mount=self._own_mount,
+            log=get_logger("holdfast.forming"),
+        )
+        self.acquaintance = Acquaintance(settings.node, self.gate, self.forming)
+        self.inbound = Inbound(
+            me=me,
+            peers=others,
+            handlers=self._handlers(),
+            upload=self._upload,
+            download=self._download,
+            roster=roster,
+            clock=self.clock,
+            rng=self.rng,
+            set_request_id=lambda value: request_id.set(value),  # type: ignore[arg-type]
+            on_life=self.membership.heard,
+        )
+        self.health = NodeHealth(self)
+        self._grpc = GrpcServer(self.inbound.accept, self.membership.receive)
+        self.servers: list[HttpServer] = []
+
+    # ---- life -----------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Listens and begins to look for its cluster; ConfigError when a port cannot be had."""
+        self.gate.start()
+        self.membership.on_change(self._on_member)
+        self.peers.on_trouble(self._on_trouble)
+        host, port = self.settings.peer_listen
+        try:
+            await self._grpc.start(host, port)
+            await self._listen(self._s3_app(), *self.settings.s3_listen)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"cannot listen: {error}") from error
+        self.peers.start()
+        self.membership.start()
+        self._spawn(self._bring_up())
+        if self.peers.peers:
+            self._spawn(self._greet())
+
+    async def _listen(self, app: Any, host: str, port: int) -> None:
+        server = HttpServer(app, host, port)
+        await server.start()
+        self.servers.append(server)
+
+    def _s3_app(self) -> Any:
+        store: Any = Later(lambda: self.engine and self.engine.started and self.engine.objects)
+        identity: Any = Later(lambda: self.engine and self.engine.started and self.engine.identity)
+        return create_app(
+            store,
+            identity,
+            self.metrics,
+            self.clock,
+            self.rng,
+            self.settings,
+            self.health,
+            self.guard,
+            log=get_logger("holdfast.s3"),
+        )
+
+    async def _bring_up(self) -> None:
+        cluster = await self.forming.run()
+        topology = build_topology(self.settings, cluster)
+        self.engine = Engine(self, topology)
+        self.forming.on_change(self._on_format)
+        await self.engine.start()
+        self.log.info(
+            "the node serves",
+            cluster_id=cluster.cluster_id,
+            parity=topology.parity,
+            durability=topology.durability,
+            codec=backend_name(),
+        )
+
+    async def stop(self) -> None:
+        """In-flight requests end or are told; locks are released; bounded."""
+        for server in self.servers:
+            await server.stop(DRAIN_S)
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError, HoldfastError, FormatError):
+                await task
+        if self.engine is not None:
+            await self.engine.stop()
+        self.membership.stop()
+        await self.peers.stop()
+        await self._grpc.stop(0.5)
+        self.gate.stop()
+        self.arena.close()
+        self.cpu.close()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._failed.done():
+            return
+        if (error := task.exception()) is not None:
+            self._failed.set_exception(error)
+
+    async def until_failed(self) -> None:
+        """Ends only when the node cannot go on; raises why (FormatError: what to do)."""
+        await self._failed
+
+    # ---- what forming and peers tell ------------------------------------------------------------
+    async def _own_mount(self, path: str) -> bool:
+        return await self.cpu.run(is_own_mount, path)
+
+    def _on_format(self, cluster: Format, drives: tuple[Finding, ...]) -> None:
+        if self.engine is not None:
+            self.engine.adopt(build_topology(self.settings, cluster), drives)
+
+    async def _greet(self) -> None:
+        """Compares this node with each peer now and then; a difference keeps it unready and is named."""
+        while True:
+            for peer in self.membership.alive():
+                deadline = self.clock.monotonic() + GREET_INTERVAL_S
+                with contextlib.suppress(HoldfastError):
+                    await self.acquaintance.greet(peer, self.peers, deadline=deadline)
+            await self.clock.sleep(GREET_INTERVAL_S)
+
+    def _on_member(self, peer: str, old: Status, new: Status) -> None:
+        self.log.warning("a peer's state changed", peer=peer, before=str(old), now=str(new))
+
+    def _on_trouble(self, peer: str, trouble: Trouble) -> None:
+        self.log.warning("no link to a peer", peer=peer, reason=trouble.message)
+
+    # ---- inbound calls --------------------------------------------------------------------------
+    def _handlers(self) -> dict[Method, Any]:
+        async def forming(context: PeerContext, payload: bytes) -> bytes:
+            return await self.acquaintance.handle(context.peer, payload, deadline=context.deadline)
+
+        def later(method: Method) -> Callable[[PeerContext, bytes], Any]:
+            return lambda context, payload: self._ready().handlers[method](context, payload)
+
+        return {Method.FORMING: forming, **{m: later(m) for m in _ENGINE_METHODS}}
+
+    def _ready(self) -> Engine:
+        if self.engine is None:
+            raise NotReady("the node is not ready yet")
+        return self.engine
+
+    async def _upload(self, context: PeerContext, header: bytes, data: Any) -> bytes:
+        return await self._ready().storage.upload(context, header, data)
+
+    def _download(self, context: PeerContext, header: bytes) -> Any:
+        return self._ready().storage.download(context, header)
+
+
+class Later:
+    """Stands in for a part of the engine until there is one: every use is NotReady (503)."""
+
+    def __init__(self, part: Callable[[], Any]) -> None:
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        part = self._part()
+        if not part:
+            raise NotReady("the node is waiting for its cluster")
+        return getattr(part, name)
+
+
+async def run(settings: Settings) -> int:
+    """Runs a node until SIGTERM or SIGINT; -> exit code."""
+    configure(settings.log_level, node=settings.node)
+    log = get_logger("holdfast.node")
+    for warning in settings.warnings:
+        log.warning(warning)
+    node = Node(settings)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    failed = asyncio.ensure_future(node.until_failed())
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        await node.start()
+        await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+        return 0
+    except (ConfigError, FormatError) as error:
+        log.error("the node cannot run", reason=str(error))
+        return 2
+    finally:
+        failed.cancel()
+        stopped.cancel()
+        await node.stop()
+
+
+def serve(settings: Settings) -> int:
+    """The `holdfast serve` command."""
+    return uvloop.run(run(settings))
