@@ -1,0 +1,272 @@
+"""Commands that ask a running cluster: status, user, key, policy, heal, locks, drive."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from node.cli.client import AdminClient, RequestFailed, access_from
+from node.cli.status import print_status
+from node.config import environment
+from node.errors import ConfigError
+from node.limits import MAX_CONFIG_BYTES
+
+Endpoint = Annotated[
+    str | None, typer.Option(help="S3 endpoint of a node; else HOLDFAST_ENDPOINT.")
+]
+ConsoleOption = Annotated[
+    str | None, typer.Option("--console", help="Console endpoint; else the S3 port + 1.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+_API = "/admin/v1"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+    for name, text, commands in (
+        ("user", "Users of the cluster.", _USER),
+        ("key", "Access keys of users.", _KEY),
+        ("policy", "Policies and who has them.", _POLICY),
+        ("heal", "Repair: state, pause, census of shards.", _HEAL),
+        ("locks", "Locks that are held.", _LOCKS),
+        ("drive", "Drives of the cluster.", _DRIVE),
+    ):
+        group = typer.Typer(no_args_is_help=True, help=text, pretty_exceptions_enable=False)
+        for command_name, command in commands.items():
+            group.command(name=command_name)(command)
+        app.add_typer(group, name=name)
+
+
+def status(
+    as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Show nodes, drives, sets, breakers and margins. Exit code 1 when writes are refused."""
+    answer = _ask("GET", "/cluster", endpoint=endpoint, console=console)
+    if as_json:
+        _print_json(answer)
+    else:
+        print_status(answer, Console(soft_wrap=True, highlight=False))
+    raise typer.Exit(0 if answer.get("write_ready", True) else 1)
+
+
+# ---- users ---------------------------------------------------------------------------------------------
+def _user_list(
+    as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """List users with their policies and access keys."""
+    answer = _ask("GET", "/users", endpoint=endpoint, console=console)
+    rows = _rows(answer, "users")
+    _show(answer if as_json else None, ("name", "enabled", "policies", "keys"), rows)
+
+
+def _user_add(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Create a user; `holdfast key create` gives it an access key."""
+    _ask("POST", "/users", {"name": name}, endpoint=endpoint, console=console)
+    typer.echo(f"created user {name}")
+
+
+def _user_remove(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Remove a user and its access keys."""
+    _ask("DELETE", f"/users/{_part(name)}", endpoint=endpoint, console=console)
+    typer.echo(f"removed user {name}")
+
+
+# ---- keys ----------------------------------------------------------------------------------------------
+def _key_create(
+    user: str, as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Create an access key for a user. Its secret is shown this once."""
+    answer = _ask("POST", f"/users/{_part(user)}/keys", {}, endpoint=endpoint, console=console)
+    if as_json:
+        _print_json(answer)
+        return
+    typer.echo(f"access key  {answer.get('access_key')}\nsecret key  {answer.get('secret_key')}")
+
+
+def _key_remove(
+    user: str, access_key: str, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Remove an access key of a user."""
+    path = f"/users/{_part(user)}/keys/{_part(access_key)}"
+    _ask("DELETE", path, endpoint=endpoint, console=console)
+    typer.echo(f"removed access key {access_key}")
+
+
+# ---- policies ------------------------------------------------------------------------------------------
+def _policy_list(
+    as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """List policies."""
+    answer = _ask("GET", "/policies", endpoint=endpoint, console=console)
+    _show(answer if as_json else None, ("name",), _rows(answer, "policies"))
+
+
+def _policy_put(
+    name: str, document: Path, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Create or replace a policy from a JSON file ("-": from standard input)."""
+    try:
+        text = sys.stdin.read(MAX_CONFIG_BYTES) if str(document) == "-" else document.read_text()
+        content = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{document} is no policy document: {error}") from error
+    body = {"name": name, "document": content}
+    _ask("POST", "/policies", body, endpoint=endpoint, console=console)
+    typer.echo(f"stored policy {name}")
+
+
+def _policy_remove(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Remove a policy."""
+    _ask("DELETE", f"/policies/{_part(name)}", endpoint=endpoint, console=console)
+    typer.echo(f"removed policy {name}")
+
+
+def _policy_attach(
+    policy: str, user: str, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Give a policy to a user."""
+    path = f"/users/{_part(user)}/policies/{_part(policy)}"
+    _ask("PUT", path, endpoint=endpoint, console=console)
+    typer.echo(f"{user} has {policy}")
+
+
+def _policy_detach(
+    policy: str, user: str, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """Take a policy from a user."""
+    path = f"/users/{_part(user)}/policies/{_part(policy)}"
+    _ask("DELETE", path, endpoint=endpoint, console=console)
+    typer.echo(f"{user} no longer has {policy}")
+
+
+# ---- repair, locks, drives -----------------------------------------------------------------------------
+def _heal_status(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Show what repair has to do and how far it is."""
+    _print_json(_ask("GET", "/heal", endpoint=endpoint, console=console))
+
+
+def _heal_pause(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Pause repair on every node."""
+    _print_json(_ask("POST", "/heal", {"paused": True}, endpoint=endpoint, console=console))
+
+
+def _heal_resume(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Let repair go on."""
+    _print_json(_ask("POST", "/heal", {"paused": False}, endpoint=endpoint, console=console))
+
+
+def _heal_census(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Count the shards of every object: what is whole, what lacks shards."""
+    _print_json(_ask("GET", "/heal/census", endpoint=endpoint, console=console))
+
+
+def _locks_list(
+    as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
+) -> None:
+    """List locks: resource, holder, age, waiters."""
+    answer = _ask("GET", "/locks", endpoint=endpoint, console=console)
+    columns = ("resource", "holder", "age_s", "waiters")
+    _show(answer if as_json else None, columns, _rows(answer, "locks"))
+
+
+def _locks_release(resource: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
+    """Release a lock by force. Safe for data: a commit never relies on its lock."""
+    query = (("resource", resource),)
+    _ask("DELETE", "/locks", endpoint=endpoint, console=console, query=query)
+    typer.echo(f"released {resource}")
+
+
+def _drive_accept(
+    drive: Annotated[str, typer.Argument(metavar="NODE:PATH", help="node2:9002:/data/disk3")],
+    endpoint: Endpoint = None,
+    console: ConsoleOption = None,
+) -> None:
+    """Take an empty directory into the cluster as a drive that is no mount of its own."""
+    node, path = split_drive(drive)
+    body = {"node": node, "path": path}
+    _ask("POST", "/drives/accept", body, endpoint=endpoint, console=console)
+    typer.echo(f"{node} took in {path}; repair fills it")
+
+
+def split_drive(text: str) -> tuple[str, str]:
+    """'node2:9002:/data/disk3' or 'node2:9002/data/disk3' -> node and path."""
+    node, slash, path = text.partition("/")
+    if not slash or not node.rstrip(":"):
+        raise ConfigError(f"{text!r}: write NODE:PATH, as in node2:9002:/data/disk3")
+    return node.rstrip(":").lower(), f"/{path.rstrip('/')}"
+
+
+_USER = {"list": _user_list, "add": _user_add, "remove": _user_remove}
+_KEY = {"create": _key_create, "remove": _key_remove}
+_POLICY = {
+    "list": _policy_list,
+    "put": _policy_put,
+    "remove": _policy_remove,
+    "attach": _policy_attach,
+    "detach": _policy_detach,
+}
+_HEAL = {
+    "status": _heal_status,
+    "pause": _heal_pause,
+    "resume": _heal_resume,
+    "census": _heal_census,
+}
+_LOCKS = {"list": _locks_list, "release": _locks_release}
+_DRIVE = {"accept": _drive_accept}
+
+
+# ---- asking and showing --------------------------------------------------------------------------------
+def _ask(
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    endpoint: str | None,
+    console: str | None,
+    query: tuple[tuple[str, str], ...] = (),
+) -> Any:
+    access = access_from(environment(), endpoint=endpoint, console=console)
+    return AdminClient(access).request(method, _API + path, query=query, body=body)
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="-_.~")
+
+
+def _rows(answer: Any, member: str) -> list[dict[str, Any]]:
+    rows = answer.get(member) if isinstance(answer, dict) else answer
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RequestFailed(
+            f"the node's answer has no list of {member}: is it of the same version?"
+        )
+    return rows
+
+
+def _show(as_json: Any, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    if as_json is not None:
+        _print_json(as_json)
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column, "")) for column in columns))
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _print_json(answer: Any) -> None:
+    typer.echo(json.dumps(answer, indent=2))
