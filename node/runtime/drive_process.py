@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> None:
     arena = mmap.mmap(descriptor, int(given["arena_bytes"]))
     os.close(descriptor)
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # a page of a listing is not to pay for three collections
     status = 0
     try:
         Server(options, connection, arena).run()
