@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 READY_S = 120.0
 ROOM = 6 << 30  # bytes a tmpfs must have free to be used
 NODES = 4
+DEV = [sys.executable, "-m", "node.cli", "dev"]
 
 
 def scratch_dir() -> Path:
@@ -43,7 +44,11 @@ def free_base_port() -> int:
         except OSError:
             continue
         return base
-    raise RuntimeError("no free block of ports between 19000 and 29000")
+    raise ClusterFailed("no free block of ports between 19000 and 29000")
+
+
+class ClusterFailed(RuntimeError):
+    """The cluster could not be started; carries what it said."""
 
 
 class DevCluster:
@@ -73,7 +78,7 @@ class DevCluster:
         options = ["--nodes", str(NODES), "--drives", "4", "--dir", str(self.folder / "data")]
         begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "node.cli", "dev", *options, "--base-port", str(self.base_port)],
+            [*DEV, *options, "--base-port", str(self.base_port)],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
@@ -87,7 +92,7 @@ class DevCluster:
             if self.process.poll() is not None or time.monotonic() - begun > READY_S:
                 self.stop()
                 said = self.log_path.read_text()[-3000:] if self.log_path.exists() else ""
-                raise RuntimeError(f"the cluster did not start; it said:\n{said}")
+                raise ClusterFailed(f"the cluster did not start; it said:\n{said}")
         return time.monotonic() - begun
 
     @property

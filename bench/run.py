@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine
-from bench.cases import CASES, Case
-from bench.cluster import ROOT, DevCluster, scratch_dir
+from bench.cases import CASES, PER_MIB, Case
+from bench.cluster import ROOT, ClusterFailed, DevCluster, scratch_dir
 from bench.engine import MIB
 
 RESULTS = ROOT / "bench-results"
@@ -192,7 +192,7 @@ def table(rows: list[dict[str, Any]], last: dict[str, Figures]) -> Table:
             case,
             row["variant"],
             text(figures, "server_cpu_ms_per_op", " ms", 3),
-            text(figures, "server_cpu_ms_per_mib", " ms", 2),
+            text(figures, "server_cpu_ms_per_mib", " ms", 2) if row["metric"] == PER_MIB else "",
             text(figures, "ops_s", "", 0),
             text(figures, "mib_s", "", 0),
             text(figures, "p50_ms", " ms", 2),
@@ -325,4 +325,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (CaseFailed, ClusterFailed) as error:
+        sys.exit(f"bench: {error}")

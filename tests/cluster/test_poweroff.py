@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +93,10 @@ class Cluster:
             return answer.status, answer.body
 
     def ready(self) -> bool:
+        for node in self.alive():
+            if not self.world.running(node):
+                said = self.world.log_path(node).read_text(errors="replace")[-3000:]
+                pytest.fail(f"the server of node {node} ended; it said:\n{said}")
         return all(self.see.healthy(n) for n in NODES)
 
     def repaired(self) -> bool:
@@ -123,8 +126,6 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120.0, say: str = 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if not find_spec("node.cli"):
-        pytest.skip("the server is not there yet")
     world, REPORT.world = choose()
     cluster = Cluster(world, tmp_path_factory.mktemp("poweroff"))
     try:

@@ -69,6 +69,10 @@ class World(Protocol):
         """Start a program where the clients live."""
         ...
 
+    def running(self, node: int) -> bool:
+        """Whether the node's server has a process at all."""
+        ...
+
     def log_path(self, node: int) -> Path: ...
 
 
@@ -120,6 +124,9 @@ class LabWorld:
 
     def client(self, argv: list[str], **kwargs: Any) -> subprocess.Popen[Any]:
         return self.lab.popen("client", argv, **kwargs)
+
+    def running(self, node: int) -> bool:
+        return bool(self.lab.pids(node))
 
     def log_path(self, node: int) -> Path:
         return self.lab.log_path(node)
@@ -208,6 +215,9 @@ class LoopbackWorld:
 
     def peer(self, node: int) -> str:
         return f"127.0.0.1:{self.front[node][PEER_PORT]}"
+
+    def running(self, node: int) -> bool:
+        return node in self.processes and self.processes[node].poll() is None
 
     def log_path(self, node: int) -> Path:
         return self.dir / f"node{node}.log"
