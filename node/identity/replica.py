@@ -8,7 +8,8 @@ the document's. Every node holds the whole of it in memory and answers from ther
   behind    heartbeats carry versions. A node that has seen a higher one than its own reads before it
             vouches for anybody; when it cannot, that is Unavailable (503), never "denied".
   refresh   every IDENTITY_REFRESH_S the document is read although nobody told of a change. A due
-            read that is not answered is counted as a timeout, whatever kept it from being answered.
+            read is counted as a timeout when none was answered for as long as one may take, whatever kept
+            them from being answered: so an alert sees a fault that refuses at once as well.
 
 Reads are shared: one is under way at a time, and whoever needs a newer one waits for the next. A
 copy never goes back to an older version. When the quorum is lost, the copy goes on being used.
@@ -170,13 +171,15 @@ class Replica:
         return DeadlineExceeded("the identities could not be read in time")
 
     def _read_soon(self) -> asyncio.Task[Unavailable | None]:
-        if self._reading is None:
+        # A read that has just ended must not be joined: awaiting it again would never yield.
+        if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read())
             self._reading.add_done_callback(self._read_ended)
         return self._reading
 
     def _read_ended(self, task: asyncio.Task[Unavailable | None]) -> None:
-        self._reading = None
+        if self._reading is task:
+            self._reading = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("reading the identities failed", exc_info=error)
 
@@ -235,23 +238,18 @@ class Replica:
 
     # ---- the refresh ----------------------------------------------------------------------------------
     async def _tick(self) -> None:
+        answered_at = self._clock.monotonic()
         while True:
-            task = self._read_soon()
+            self._read_soon()
             pause_s = limits.IDENTITY_REFRESH_S * self._rng.uniform(0.9, 1.1)
             await self._clock.sleep(pause_s)
-            self._judge_due_read(task)
+            answered_at = max(answered_at, self._fresh_at)
+            if self._clock.monotonic() - answered_at >= _READ.attempt_s:
+                self._metrics.config_read_timeout("iam")
             self._metrics.identity_lag(self.lag_s)
             if self._rewrap:
                 with contextlib.suppress(HoldfastError):  # the next tick tries again
                     await self._wrap_anew()
-
-    def _judge_due_read(self, task: asyncio.Task[Unavailable | None]) -> None:
-        if task.done():
-            unanswered = not task.cancelled() and (task.exception() or task.result()) is not None
-        else:
-            unanswered = self._clock.monotonic() - self._begun >= _READ.attempt_s
-        if unanswered:
-            self._metrics.config_read_timeout("iam")
 
     async def _wrap_anew(self) -> None:
         """The secret was changed: write the document once with the data key wrapped by the new one."""
