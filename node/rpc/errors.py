@@ -75,7 +75,10 @@ def decode_error(peer: str, name: str, detail: str) -> HoldfastError:
         error = PeerRefused(head, f"{peer}: {tail}")
     else:
         cls = _CLASSES.get(name, TargetFailed)
-        known = issubclass(cls, Unavailable) or issubclass(cls, errors.ClientError)
-        error = (cls if known else TargetFailed)(f"{peer}: {detail}" if detail else peer)
+        if issubclass(cls, errors.ClientError):
+            error = cls(detail)  # clients read it: no peer's name in it
+        else:
+            kept = cls if issubclass(cls, Unavailable) else TargetFailed
+            error = kept(f"{peer}: {detail}" if detail else peer)
     error.answered = True  # type: ignore[attr-defined]
     return error
