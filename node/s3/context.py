@@ -7,6 +7,7 @@ from typing import Any
 
 from iam.sigv4 import AuthKind
 from node.s3 import codec
+from node.s3 import headers as wire
 from node.s3.shapes import Request
 
 # Condition keys taken from headers of the same name.
@@ -52,6 +53,10 @@ def condition_context(request: Request) -> dict[str, Any]:
         for name, key in _QUERY_KEYS:
             if name in request.query:
                 context[key] = request.query[name]
+    if headers.get("x-amz-tagging"):
+        tags = wire.tagging(headers["x-amz-tagging"])
+        context["s3:RequestObjectTagKeys"] = list(tags)
+        context.update({f"s3:RequestObjectTag/{name}": value for name, value in tags.items()})
     context.update(_signature_context(request, now_s))
     return context
 

@@ -112,6 +112,11 @@ class S3Pipeline:
         )
         self._host_header = (b"x-amz-id-2", services.host_id.encode("ascii"))
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return self._admission.waiting
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         began = services.clock.monotonic()

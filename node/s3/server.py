@@ -70,6 +70,15 @@ class BoundedCycle(RequestResponseCycle):
         self._end_given = False
         self._head = b""
 
+    async def run_asgi(self, app: Any) -> None:
+        async def until_cut_off(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                self.abort()  # the server stops and its grace is over: no fault worth a trace
+
+        await super().run_asgi(until_cut_off)
+
     # ---- the body comes in --------------------------------------------------------------------------
     def take(self, data: bytes) -> None:
         self.chunks.append(data)
