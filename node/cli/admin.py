@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -25,6 +26,8 @@ ConsoleOption = Annotated[
     str | None, typer.Option("--console", help="Console endpoint; else the S3 port + 1.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+Commands = Mapping[str, Callable[..., None]]
 
 _API = "/admin/v1"
 
@@ -204,23 +207,23 @@ def split_drive(text: str) -> tuple[str, str]:
     return node.rstrip(":").lower(), f"/{path.rstrip('/')}"
 
 
-_USER = {"list": _user_list, "add": _user_add, "remove": _user_remove}
-_KEY = {"create": _key_create, "remove": _key_remove}
-_POLICY = {
+_USER: Commands = {"list": _user_list, "add": _user_add, "remove": _user_remove}
+_KEY: Commands = {"create": _key_create, "remove": _key_remove}
+_POLICY: Commands = {
     "list": _policy_list,
     "put": _policy_put,
     "remove": _policy_remove,
     "attach": _policy_attach,
     "detach": _policy_detach,
 }
-_HEAL = {
+_HEAL: Commands = {
     "status": _heal_status,
     "pause": _heal_pause,
     "resume": _heal_resume,
     "census": _heal_census,
 }
-_LOCKS = {"list": _locks_list, "release": _locks_release}
-_DRIVE = {"accept": _drive_accept}
+_LOCKS: Commands = {"list": _locks_list, "release": _locks_release}
+_DRIVE: Commands = {"accept": _drive_accept}
 
 
 # ---- asking and showing --------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ _POLL_S = 0.2
 _SAY_S = 5.0
 _LOG_LINES = 20
 _PORTS_A_NODE = 10
+NODE_COMMAND = (sys.executable, "-m", "node.cli", "serve")
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 # What a user's environment may say about the cluster; the rest is different for each node.
 _PASSED_ON = (
@@ -87,19 +88,23 @@ def dev(
     """Start a local cluster, print how to use it, and run it until Ctrl-C."""
     directory = directory.absolute()
     _check_directory(directory)
-    lock = _lock(directory)
+    lock = lock_directory(directory)
     environ = environment()
     credentials = choose_credentials(directory, environ)
     members = plan_members(
         nodes=nodes, drives=drives, directory=directory, base_port=base_port, credentials=credentials,
         parity=parity, durability=durability, environ=environ,
     )  # fmt: skip
-    _check_ports(base_port, nodes)
+    taken = taken_ports(base_port, nodes)
+    if taken:
+        raise ConfigError(
+            f"ports that are taken: {', '.join(taken)}. Free them, or use another --base-port"
+        )
     for member in members:
         for number in range(1, drives + 1):
             (member.directory / f"disk{number}").mkdir(parents=True, exist_ok=True)
     try:
-        code = asyncio.run(_Cluster(members, credentials).run())
+        code = asyncio.run(LocalCluster(members, credentials).run())
     finally:
         lock.close()
     raise typer.Exit(code)
@@ -200,7 +205,7 @@ def _check_directory(directory: Path) -> None:
         raise ConfigError(f"--dir {directory} cannot be made: {error.strerror}") from error
 
 
-def _lock(directory: Path) -> IO[str]:
+def lock_directory(directory: Path) -> IO[str]:
     """Held while the cluster runs: two of them on the same drives would be two wrong ones."""
     file = (directory / "lock").open("w")
     try:
@@ -213,7 +218,8 @@ def _lock(directory: Path) -> IO[str]:
     return file
 
 
-def _check_ports(base_port: int, nodes: int) -> None:
+def taken_ports(base_port: int, nodes: int) -> list[str]:
+    """Those of the cluster's ports that something else listens at."""
     taken = []
     for port in (
         base_port + _PORTS_A_NODE * n + offset for n in range(nodes) for offset in range(3)
@@ -224,10 +230,7 @@ def _check_ports(base_port: int, nodes: int) -> None:
                 probe.bind(("127.0.0.1", port))
             except (OSError, OverflowError):
                 taken.append(str(port))
-    if taken:
-        raise ConfigError(
-            f"ports that are taken: {', '.join(taken)}. Free them, or use another --base-port"
-        )
+    return taken
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -245,16 +248,26 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
-class _Cluster:
+class LocalCluster:
     """The processes of the members, from start to stop."""
 
-    def __init__(self, members: tuple[Member, ...], credentials: Credentials) -> None:
+    def __init__(
+        self,
+        members: tuple[Member, ...],
+        credentials: Credentials,
+        command: tuple[str, ...] = NODE_COMMAND,
+    ) -> None:
         self._members = members
         self._credentials = credentials
+        self._command = command
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._stop = asyncio.Event()
         self._clock = SystemClock()
         self._console = Console(soft_wrap=True, highlight=False)
+
+    @property
+    def processes(self) -> tuple[asyncio.subprocess.Process, ...]:
+        return tuple(self._processes.values())
 
     async def run(self) -> int:
         """-> the exit code: 0 when it was told to stop, 1 when a node died or never got ready."""
@@ -290,8 +303,8 @@ class _Cluster:
     async def _spawn(self, member: Member) -> None:
         with member.log.open("ab") as log:
             self._processes[member.name] = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "node.cli", "serve",
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=dict(member.environment),
+                *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                env=dict(member.environment),
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
 
@@ -350,10 +363,11 @@ class _Cluster:
             self._console.print(f"  {line}", markup=False)
 
     def _tell_ready(self) -> None:
-        table = Table("node", "S3", "console", "log")
+        table = Table("node", "S3", "console")
         for member in self._members:
-            table.add_row(member.name, member.s3, member.console, str(member.log))
+            table.add_row(member.name, member.s3, member.console)
         self._console.print(table)
+        self._say(f"logs are in {self._members[0].directory.parent}/node*/log")
         self._console.print(
             example(self._members[0].s3, self._credentials, self._members), markup=False
         )
