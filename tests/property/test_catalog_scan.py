@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.protocol import epoch as ep
@@ -23,7 +23,9 @@ from node.runtime.drive.scans import Scans
 
 OBJECT, TOMBSTONE, UNDECIDED = "object", "tombstone", "undecided"
 names = st.text(alphabet="ab/é", min_size=1, max_size=5)
-contents = st.dictionaries(names, st.sampled_from([OBJECT, OBJECT, TOMBSTONE, UNDECIDED]), max_size=25)
+contents = st.dictionaries(
+    names, st.sampled_from([OBJECT, OBJECT, TOMBSTONE, UNDECIDED]), max_size=25
+)
 
 
 class Listing:
@@ -65,7 +67,9 @@ class Listing:
         after = verb.after
         while True:
             page, _ = self.scans.scan(
-                verbs.Scan(verb.bucket, verb.prefix, after, verb.delimiter, verb.limit, verb.records)
+                verbs.Scan(
+                    verb.bucket, verb.prefix, after, verb.delimiter, verb.limit, verb.records
+                )
             )
             assert isinstance(page, verbs.Page)
             assert len(page.entries) <= verb.limit + 1
@@ -108,6 +112,8 @@ def model(
     return listed
 
 
+@example({"a": TOMBSTONE, "ba": TOMBSTONE, "bba": UNDECIDED}, "", "a", "", 1)
+@example({"a/": TOMBSTONE, "a/b": OBJECT, "b": OBJECT}, "", "/", "", 1)
 @settings(max_examples=150, deadline=None, database=None)
 @given(
     contents,

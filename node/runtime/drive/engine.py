@@ -166,9 +166,9 @@ def _options(cache: rocksdict.Cache, *, blobs: bool) -> rocksdict.Options:
 def _mapped(error: Exception, doing: str, *, writing: bool = False) -> DriveError:
     text = f"catalog {doing}: {error}"
     lowered = text.lower()
-    if "lock" in lowered and ("/lock" in lowered or "lock hold" in lowered):
-        return LockedError(DriveFault.IO, text)
     if "corruption" in lowered or "sst file is ahead" in lowered or "invalid argument" in lowered:
         return DriveError(DriveFault.CORRUPT, text, condemns=writing)
+    if "lock hold" in lowered or "/lock:" in lowered:
+        return LockedError(DriveFault.IO, text)
     # Out of space inside RocksDB leaves it read-only: only reopening helps, so it condemns as well.
     return DriveError(DriveFault.IO, text, condemns=writing)

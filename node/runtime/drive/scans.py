@@ -35,9 +35,9 @@ class Scans:
         skip = len(base)
         listed: list[verbs.Listed] = []
         while (item := cursor.item()) is not None:
-            if len(listed) >= limit and not (listed and _is_group(listed[-1], verb)):
-                return verbs.Page(tuple(listed), True)
             row, value = item
+            if len(listed) >= limit and not _splits_group(listed, row[skip:], verb):
+                return verbs.Page(tuple(listed), True)
             entries = rows.decode_register(row, value).entries
             if not entries:
                 cursor.next()
@@ -143,12 +143,16 @@ def _start(verb: verbs.Scan) -> bytes:
     return verb.after + b"\0"
 
 
-def _is_group(last: verbs.Listed, verb: verbs.Scan) -> bool:
-    """A key that is itself a common prefix may not end a page: the next one would skip what it groups."""
-    if not verb.delimiter or last.kind == 0:
+def _splits_group(listed: list[verbs.Listed], following: bytes, verb: verbs.Scan) -> bool:
+    """Whether a page would end with a key that is itself the common prefix of the key that follows.
+
+    The next page, asked for what comes after it, would take it for a group that was listed, and skip it.
+    """
+    if not verb.delimiter or not listed or listed[-1].kind == 0:
         return False
-    cut = last.key.find(verb.delimiter, len(verb.prefix))
-    return cut >= 0 and cut + len(verb.delimiter) == len(last.key)
+    last = listed[-1].key
+    cut = last.find(verb.delimiter, len(verb.prefix))
+    return cut >= 0 and cut + len(verb.delimiter) == len(last) and following.startswith(last)
 
 
 def _listed(
