@@ -426,10 +426,13 @@ class _Session:
             self._reply_error(call_id, TargetFailed("the call was given up here"))
             return
         error = done.exception()
-        if error is not None:
-            self._reply_error(call_id, error)
-        else:
-            self._reply(call_id, done.result())
+        if error is None:
+            try:
+                self._reply(call_id, done.result())
+                return
+            except TypeError as wrong:  # no bytes
+                error = wrong
+        self._reply_error(call_id, error)
 
     # ---- out ----------------------------------------------------------------------------------------
     def _reply(self, call_id: int, payload: bytes) -> None:
@@ -455,8 +458,9 @@ class _Session:
                     self._gate = loop.create_future()
                     await self._gate
                 await self._stream.send(self._outgoing.seal(self._gather()))
-        except TargetFailed:
+        except Exception:  # whatever it is, a session without a writer must not stand
             self._stream.abort()  # wakes the reader, which ends the session
+            raise
 
     def _gather(self) -> bytes:
         replies = self._replies

@@ -119,7 +119,7 @@ class Peers:
         self._guard.allow(peer)
         for lane in LINK_LANES:
             link = self._links[(peer, lane)]
-            link.kick()
+            link.redial()
             if link.state is LinkState.READY:
                 self._guard.probe_succeeded(self._guard.target("peer", peer, lane))
 

@@ -52,15 +52,25 @@ _CLASSES = _travelling()
 def encode_error(error: BaseException) -> tuple[str, str]:
     """(error name, detail) of what a handler raised. Anything unexpected is named, never described."""
     if isinstance(error, errors.DriveFailed):
-        return "DriveFailed", f"{error.fault}\x1f{error.detail}"
+        return "DriveFailed", _text(f"{error.fault}\x1f{error.detail}")
     if isinstance(error, errors.CodedError):
-        return "CodedError", f"{error.code}\x1f{error}"
+        return "CodedError", _text(f"{error.code}\x1f{error}")
     if isinstance(error, PeerRefused):
-        return "PeerRefused", f"{error.reason}\x1f{error}"
+        return "PeerRefused", _text(f"{error.reason}\x1f{error}")
     for cls in type(error).__mro__:
         if _CLASSES.get(cls.__name__) is cls:
-            return cls.__name__, str(error)
+            return cls.__name__, _text(str(error))
     return "TargetFailed", f"internal error ({type(error).__name__})"
+
+
+def _text(message: str) -> str:
+    """Valid UTF-8, whatever path or key the message quotes."""
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
+def _as_answer(error: HoldfastError) -> HoldfastError:
+    error.answered = True  # type: ignore[attr-defined]
+    return error
 
 
 def decode_error(peer: str, name: str, detail: str) -> HoldfastError:
@@ -80,5 +90,4 @@ def decode_error(peer: str, name: str, detail: str) -> HoldfastError:
         else:
             kept = cls if issubclass(cls, Unavailable) else TargetFailed
             error = kept(f"{peer}: {detail}" if detail else peer)
-    error.answered = True  # type: ignore[attr-defined]
-    return error
+    return _as_answer(error)

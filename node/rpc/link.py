@@ -18,10 +18,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from node import limits
 from node.errors import HoldfastError, Shed, TargetFailed
 from node.rpc import auth
-from node.rpc.errors import STALE_INCARNATION, WRONG_TARGET, PeerRefused, decode_error
+from node.rpc.errors import BAD_MESSAGE, STALE_INCARNATION, WRONG_TARGET, PeerRefused, decode_error
 from node.rpc.methods import Lane, Method
 from node.rpc.wire.holdfast import peer_pb2 as pb
 from node.runtime.ports import Clock, Rng, Wire, WireConnection, WireStream
@@ -115,6 +117,7 @@ class Link:
         self._pause: asyncio.Future[None] | None = None
         self._readiness: list[asyncio.Future[Session]] = []
         self._stream: WireStream | None = None
+        self._hurry = False  # dial again without a pause
         self._worked = False  # this session got through its handshake
         self._task: asyncio.Task[None] | None = None
         self._last_error: HoldfastError = TargetFailed(f"{peer}: not connected yet")
@@ -165,11 +168,19 @@ class Link:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_all(TargetFailed("this node stops"))
 
     def kick(self) -> None:
         """The peer gave a sign of life: do not sit out a pause."""
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
+
+    def redial(self) -> None:
+        """The peer is back after it was dead: an attempt begun before that may wait for packets long lost."""
+        if self.state is LinkState.DIALLING and self._stream is not None:
+            self._hurry = True
+            self._stream.abort()
+        self.kick()
 
     def cut(self) -> None:
         """The peer is declared dead: drop the connection, so that its return meets a fresh one."""
@@ -201,6 +212,10 @@ class Link:
                 await self._session()
             except HoldfastError as error:
                 self._last_error = error
+            except DecodeError:
+                self._last_error = PeerRefused(BAD_MESSAGE, f"{self.peer}: not a message of ours")
+            except Exception as error:  # the chokepoint: nothing may end a link for good
+                self._last_error = TargetFailed(f"{self.peer}: {type(error).__name__}: {error}")
             finally:
                 self.session = None
                 self._stream = None
@@ -209,7 +224,9 @@ class Link:
                 self._fail_all(self._last_error)
             self._on_lost(self, self._last_error)
             failures = 0 if self._worked else failures + 1
-            if failures:
+            if self._hurry:
+                self._hurry = False
+            elif failures:
                 await self._rest(min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 8)))
 
     async def _rest(self, seconds: float) -> None:
@@ -338,9 +355,11 @@ class Link:
                 body = self._gather()
                 if body:
                     await stream.send(seal.seal(body))
-        except TargetFailed as error:
-            self._last_error = error
+        except Exception as error:  # whatever it is, a link without a writer must not stand
+            if isinstance(error, TargetFailed):
+                self._last_error = error
             stream.abort()  # wakes the reader, which ends the session
+            raise
 
     def _gather(self) -> bytes:
         """Whatever waits, up to a frame's size; calls nobody waits for any more are left out."""

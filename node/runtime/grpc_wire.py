@@ -17,7 +17,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from grpc import aio
@@ -35,6 +35,7 @@ _streams_handler: Callable[[Any], Any] = grpc.stream_stream_rpc_method_handler
 _blocking_channel: Callable[..., Any] = grpc.insecure_channel
 
 STOP_S = 1.0
+RENEW_AFTER_S = 1.0  # a heartbeat channel that fails is given this long to connect
 
 Options = list[tuple[str, int]]
 
@@ -147,10 +148,12 @@ class GrpcStream:
 class GrpcConnection:
     """node.runtime.ports.WireConnection: one channel."""
 
+    _closing: ClassVar[set[asyncio.Task[None]]] = set()  # a task that nobody holds may be collected
+
     def __init__(self, peer: str, lane: str) -> None:
         self._channel = aio.insecure_channel(peer, options=client_options(lane))
         self._calls: dict[str, Any] = {}
-        self._closing: asyncio.Task[None] | None = None
+        self._open = True
 
     def open(self, kind: str) -> GrpcStream:
         method = self._calls.get(kind)
@@ -159,8 +162,11 @@ class GrpcConnection:
         return GrpcStream(method())
 
     def close(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._channel.close(None))
+        if self._open:
+            self._open = False
+            task = asyncio.get_running_loop().create_task(self._channel.close(None))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 class GrpcWire:
@@ -300,7 +306,7 @@ class _PulseLane:
     def send(self, beat: bytes, bound_s: float, done: Callable[[Any], None]) -> None:
         now = time.monotonic()
         # A channel that failed may sit in a backoff or hold an old address: a fresh one does not.
-        if self.channel is not None and self.sick and now - self.opened_at > 1.0:
+        if self.channel is not None and self.sick and now - self.opened_at > RENEW_AFTER_S:
             self.close()
         if self.channel is None:
             self.channel = _blocking_channel(self.peer, options=client_options("heartbeat"))

@@ -88,6 +88,7 @@ async def test_the_context_says_who_asks_and_how_long_it_will_wait() -> None:
         (TargetDown("a third one"), TargetDown, "a third one"),
         (DriveFailed("no_space", "disk1"), DriveFailed, "no_space: disk1"),
         (ValueError("secret detail"), TargetFailed, "internal error (ValueError)"),
+        (NoSuchKey("odd \udcff path"), NoSuchKey, "odd \\udcff path"),
     ],
 )
 async def test_a_handlers_error_keeps_its_class_and_breaks_nothing(
