@@ -9,7 +9,7 @@ from urllib.parse import unquote_plus
 
 from node import limits
 from node.errors import CodedError
-from node.objects.api import ByteRange, Conditions
+from node.objects.api import NO_CONDITIONS, ByteRange, Conditions
 from node.s3 import codec
 
 # Algorithm -> digest length in bytes.
@@ -28,16 +28,25 @@ STORED_HEADERS = (
     "x-amz-website-redirect-location",
 )
 _META = "x-amz-meta-"
+_CONDITION_NAMES = {
+    prefix: tuple(
+        f"{prefix}if-{name}"
+        for name in ("match", "none-match", "modified-since", "unmodified-since")
+    )
+    for prefix in ("", "x-amz-copy-source-")
+}
 _ACL_FOR_OWNER = frozenset({"private", "bucket-owner-full-control"})
 
 
 def conditions(headers: Mapping[str, str], prefix: str = "") -> Conditions:
     """The four conditions; `prefix` is "x-amz-copy-source-" for those on a copy's source."""
-    since = headers.get(f"{prefix}if-modified-since")
-    until = headers.get(f"{prefix}if-unmodified-since")
+    match, none_match, modified, unmodified = _CONDITION_NAMES[prefix]
+    since, until = headers.get(modified), headers.get(unmodified)
+    if since is None and until is None and match not in headers and none_match not in headers:
+        return NO_CONDITIONS
     return Conditions(
-        if_match=_etags(headers.get(f"{prefix}if-match", "")),
-        if_none_match=_etags(headers.get(f"{prefix}if-none-match", "")),
+        if_match=_etags(headers.get(match, "")),
+        if_none_match=_etags(headers.get(none_match, "")),
         if_modified_since_s=None if since is None else codec.parse_http_date(since),
         if_unmodified_since_s=None if until is None else codec.parse_http_date(until),
     )

@@ -265,8 +265,14 @@ class S3Pipeline:
             await responder.whole(reply.status, reply.headers, reply.body)
             return
         size = reading.end - reading.start
-        # What fits the kernel's buffers is bounded by the server's watch over writing alone.
-        bound = asyncio.timeout(_transfer_s(size) if size > limits.MIB else None)
+        if size <= limits.MIB:
+            # What fits the kernel's buffers is bounded by the server's watch over writing alone.
+            try:
+                await self._stream(responder, reply, reading)
+            finally:
+                await reading.close()
+            return
+        bound = asyncio.timeout(_transfer_s(size))
         try:
             async with bound:
                 await self._stream(responder, reply, reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import zlib
 from base64 import b64encode
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from iam import sigv4
+from iam import canonical, sigv4
 from node import limits
 from node.errors import (
     DeadlineExceeded,
@@ -230,6 +231,47 @@ def test_aws_chunked_is_decoded_and_its_trailer_checked(wire: Wire) -> None:
     broken = wire.ask("PUT", "/bucket/d", b"zz\r\nnot chunked", headers)
     assert (broken.status, broken.code) == (400, "InvalidRequest")
     assert wire.ask("GET", "/bucket/d").status == 404
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_signed_chunks_are_verified_against_the_request(wire: Wire, tampered: bool) -> None:
+    chunks = [b"a" * 8192, b"b" * 100, b""]
+    size = sum(len(chunk) for chunk in chunks)
+    given = {
+        "x-amz-content-sha256": "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+        "x-amz-decoded-content-length": str(size),
+    }
+    lines = wire.signed("PUT", f"/bucket/signed-{tampered}", given)
+    added = dict(lines)
+    date = added["x-amz-date"]
+    scope = f"{date[:8]}/us-east-1/s3/aws4_request"
+    key = canonical.signing_key(ROOT_SECRET, date[:8], "us-east-1", "s3")
+    previous = added["authorization"].rpartition("Signature=")[2]
+    body = b""
+    for chunk in chunks:
+        text = "\n".join(
+            (
+                "AWS4-HMAC-SHA256-PAYLOAD",
+                date,
+                scope,
+                previous,
+                hashlib.sha256(b"").hexdigest(),
+                hashlib.sha256(chunk).hexdigest(),
+            )
+        )
+        previous = canonical.sign_string(key, text)
+        sent = chunk.replace(b"b", b"c") if tampered else chunk
+        body += f"{len(chunk):x};chunk-signature={previous}\r\n".encode() + sent + b"\r\n"
+    lines.append(("content-length", str(len(body))))
+    head = f"PUT /bucket/signed-{tampered} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in lines) + "\r\n"
+    answer = wire.raw(head.encode() + body, "PUT")
+    got = wire.ask("GET", f"/bucket/signed-{tampered}")
+    if tampered:
+        assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch")
+        assert got.code == "NoSuchKey"
+    else:
+        assert (answer.status, got.body) == (200, b"".join(chunks))
 
 
 def test_continue_is_answered_only_when_the_upload_is_wanted(wire: Wire) -> None:
