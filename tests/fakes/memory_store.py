@@ -1,7 +1,6 @@
-"""An object store in memory: a verified fake of node.objects.api.ObjectStore.
+"""An object store in memory: a fake of node.objects.api.ObjectStore for tests of the faces.
 
-The contract suite in tests/contract runs against it and against the real store, so that the faces may
-be tested with it.
+tests/contract/test_s3_botocore.py says through a real client what a store has to do; it runs over this one.
 """
 
 from __future__ import annotations
