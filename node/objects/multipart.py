@@ -15,6 +15,7 @@ import asyncio
 import binascii
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import pairwise
 
 from node.errors import (
@@ -198,7 +199,13 @@ class Multipart:
             upload = await self._upload(info.name, key, upload_id, deadline)
         except NoSuchUpload:
             return await self._completed_before(view, info.name, key, upload_id, deadline)
-        chosen = self._chosen(parts, await self._parts(upload_id, deadline))
+        try:
+            chosen = self._chosen(parts, await self._parts(upload_id, deadline))
+        except InvalidPart:
+            # A repetition may meet its own clean-up half done.
+            with suppress(NoSuchUpload):
+                return await self._completed_before(view, info.name, key, upload_id, deadline)
+            raise
         algorithm = upload.system.get("checksum_algorithm", "")
         combined = combine(algorithm, upload.system.get("checksum_type", ""), chosen, checksums)
         geometry = view.geometry_for(info.name)
