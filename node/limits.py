@@ -146,8 +146,7 @@ LOGIN_REFILL_S = 6.0  # seconds until one more attempt is free
 LOGIN_SOURCES = 4096  # addresses and keys remembered
 ADMIN_BODY_BYTES = 64 * KIB
 ADMIN_PAGE = 1000  # users, policies or locks of one answer
-CONSOLE_TRANSFERS = 16  # uploads and downloads through the console at once
-CONSOLE_READ_BYTES = 256 * KIB  # of an upload, taken at once
+CONSOLE_PAGE = 200  # objects of one page
 
 # ---- start-up ------------------------------------------------------------------------------------
 MAX_VOLUMES = 4096

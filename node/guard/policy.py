@@ -144,6 +144,8 @@ ADMIN: dict[str, Policy] = {
     "console_peer": _row(  2.0,  2.0, 0, (),         64,  64, True),
     "config_read": _row(   3.0, 10.0, 2, (0.1, 0.2), 64, 256, True),
     "change": _row(       10.0, 10.0, 0, (),         16,  64, False),
+    "census": _row(       60.0, 60.0, 0, (),          2,   4, True),
+    "transfer": _row(   _DAY_S, _DAY_S, 0, (),       16,  16, False),
     "DEFAULT": _row(       5.0,  5.0, 0, (),         64,  64, False),
 }  # fmt: skip
 

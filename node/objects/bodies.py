@@ -1,11 +1,11 @@
-"""Bodies that do not come from a client: bytes at hand, and another object's data (copies)."""
+"""Bodies without framing: bytes at hand, a plain stream, and another object's data (copies)."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
 
-from node.errors import TargetFailed
+from node.errors import CodedError, TargetFailed
 from node.objects.api import BodyResult, Reading
 
 
@@ -28,6 +28,45 @@ class BytesBody:
         self._md5.update(view)
 
     async def finish(self) -> BodyResult:
+        return BodyResult(md5_hex=self._md5.hexdigest())
+
+
+class PlainBody:
+    """node.objects.api.Body over a stream of bytes that gives exactly `size` of them."""
+
+    def __init__(self, size: int, chunks: AsyncIterator[bytes]) -> None:
+        self.size = size
+        self._chunks = chunks
+        self._left = memoryview(b"")
+        self._taken = 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    async def readinto(self, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view) and self._taken < self.size:
+            if not self._left:
+                chunk = await anext(self._chunks, None)
+                if chunk is None:
+                    raise CodedError(
+                        "IncompleteBody", f"the body ended after {self._taken} of {self.size} bytes"
+                    )
+                self._left = memoryview(chunk)
+            take = min(len(self._left), len(view) - filled, self.size - self._taken)
+            view[filled : filled + take] = self._left[:take]
+            self._left = self._left[take:]
+            self._taken += take
+            filled += take
+        return filled
+
+    def digest(self, view: memoryview) -> None:
+        self._md5.update(view)
+
+    async def finish(self) -> BodyResult:
+        surplus = bool(self._left)
+        while not surplus and (chunk := await anext(self._chunks, None)) is not None:
+            surplus = bool(chunk)
+        if surplus:
+            raise CodedError("IncompleteBody", f"the body is longer than {self.size} bytes")
         return BodyResult(md5_hex=self._md5.hexdigest())
 
 
