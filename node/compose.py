@@ -26,7 +26,8 @@ from node.engine import Engine
 from node.errors import ConfigError, HoldfastError, Unavailable
 from node.guard.guard import Guard
 from node.limits import ARENA_BYTES, DRAIN_S, GREET_INTERVAL_S
-from node.node_health import NodeHealth
+from node.node_health import snapshot
+from node.observe.health import Health
 from node.observe.log import configure, current_request_id, get_logger, request_id
 from node.observe.metrics import Metrics
 from node.peer.inbound import Inbound, PeerContext
@@ -133,7 +134,7 @@ class Node:
             set_request_id=lambda value: request_id.set(value),  # type: ignore[arg-type]
             on_life=self.membership.heard,
         )
-        self.health = NodeHealth(self)
+        self.health = Health(lambda: snapshot(self))
         self._grpc = GrpcServer(self.inbound.accept, self.membership.receive)
         self.servers: list[HttpServer] = []
 
@@ -241,6 +242,10 @@ class Node:
 
     def _on_member(self, peer: str, old: Status, new: Status) -> None:
         self.log.warning("a peer's state changed", peer=peer, before=str(old), now=str(new))
+        if new is Status.DEAD:
+            self.inbound.drop(peer)
+        elif new is Status.UP:
+            self.inbound.superseded(peer)
 
     def _on_trouble(self, peer: str, trouble: Trouble) -> None:
         self.log.warning("no link to a peer", peer=peer, reason=trouble.message)

@@ -158,15 +158,15 @@ class Engine:
         self._runner.start(Job(name="gauges", pause_s=0.5, work=gauge))
         self.started = True
 
-    def locks_serve(self) -> bool:
-        """Whether enough lock servers grant: the quorum of those that do not recover any more."""
+    def lock_servers(self) -> int:
+        """Lock servers that grant: those that are not recovering any more."""
         membership = self._node.membership
         serving = int(not self.locks.table.recovering)
         serving += sum(
             membership.state(peer).versions.get(LOCKS_RECOVERING) == 0
             for peer in membership.alive()
         )
-        return serving >= len(self.topology.nodes) // 2 + 1
+        return serving
 
     async def stop(self) -> None:
         await self._runner.stop()

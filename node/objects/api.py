@@ -32,6 +32,10 @@ class Body(Protocol):
 
     size: int
 
+    def want(self, algorithm: str) -> None:
+        """Compute this checksum too ("" : none), before any byte is read; it comes with the result."""
+        ...
+
     async def readinto(self, view: memoryview) -> int: ...
 
     def digest(self, view: memoryview) -> None: ...

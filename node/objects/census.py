@@ -53,7 +53,7 @@ class CensusTaker:
         after = b""
         while True:
             ask = dict.fromkeys(range(view.n), verbs.Entries(after, CENSUS_PAGE))
-            answers = await self._healer.ask(view, ask, self._deadline())  # type: ignore[arg-type]
+            answers = await self._healer.ask(view, ask, self._deadline())
             pages = {
                 slot: page for slot, page in answers.items() if isinstance(page, verbs.RawPage)
             }

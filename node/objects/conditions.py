@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
 from node.errors import NoSuchKey, NotModified, PreconditionFailed
 from node.objects.api import Conditions
 from node.protocol.record import Record
@@ -23,11 +26,11 @@ def check_read(record: Record, conditions: Conditions) -> None:
         raise PreconditionFailed()
     if conditions.if_none_match:
         if _matches(record, conditions.if_none_match):
-            raise NotModified(etag=record.etag)
+            raise _not_modified(record)
     elif (
         conditions.if_modified_since_s is not None and modified_s <= conditions.if_modified_since_s
     ):
-        raise NotModified(etag=record.etag)
+        raise _not_modified(record)
 
 
 def check_write(record: Record | None, conditions: Conditions) -> None:
@@ -51,6 +54,14 @@ def check_source(record: Record, conditions: Conditions) -> None:
         check_read(record, conditions)
     except NotModified as error:
         raise PreconditionFailed() from error
+
+
+def _not_modified(record: Record) -> NotModified:
+    """With the headers that a 304 carries."""
+    modified = format_datetime(
+        datetime.fromtimestamp(record.mtime_ns // 1_000_000_000, UTC), usegmt=True
+    )
+    return NotModified(**{"ETag": f'"{record.etag}"', "Last-Modified": modified})
 
 
 def _matches(record: Record, etags: tuple[str, ...]) -> bool:

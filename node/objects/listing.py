@@ -21,7 +21,7 @@ from node.protocol import record as records
 from node.protocol import verbs
 from node.protocol.record import Kind
 
-_PREFIX_KIND = 0
+_GROUP = 0  # the kind of a common prefix
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class _Scanned:
 
     newest: dict[bytes, verbs.Listed]
     horizon: bytes | None
+    proven: set[bytes]  # groups that all answers agree to be alive
 
 
 class Lister:
@@ -51,42 +52,34 @@ class Lister:
         deadline: float,
     ) -> Listing:
         """Up to `limit` keys and common prefixes behind `after`, in the order of their UTF-8 bytes."""
-        objects: list[ListedObject] = []
-        prefixes: list[str] = []
         if limit <= 0:
             return Listing(objects=(), common_prefixes=(), next_after=None)
+        objects: list[ListedObject] = []
+        prefixes: list[str] = []
+        last = ""
         cursor = after.encode()
         while True:
-            wanted = limit + 1 - len(objects) - len(prefixes)
             entries, end = await self.entries(
                 bucket,
                 prefix=prefix.encode(),
                 delimiter=delimiter.encode(),
                 after=cursor,
-                limit=max(wanted, 2),
+                limit=max(limit + 1 - len(objects) - len(prefixes), 2),
                 deadline=deadline,
             )
             for entry in entries:
+                name = entry.key.decode()
+                if entry.kind == _GROUP and (name in prefixes[-1:] or name == after):
+                    continue  # a drive named it again behind a cursor in its middle
                 if len(objects) + len(prefixes) == limit:
-                    last = max(
-                        [o.key for o in objects[-1:]] + prefixes[-1:], key=lambda k: k.encode()
-                    )
                     return Listing(
                         objects=tuple(objects), common_prefixes=tuple(prefixes), next_after=last
                     )
-                name = entry.key.decode()
-                if entry.kind == _PREFIX_KIND:
+                last = name
+                if entry.kind == _GROUP:
                     prefixes.append(name)
                 else:
-                    objects.append(
-                        ListedObject(
-                            key=name,
-                            size=entry.size,
-                            etag=entry.etag,
-                            mtime_ns=entry.mtime_ns,
-                            owner=entry.owner,
-                        )
-                    )
+                    objects.append(_shown(name, entry))
             if end is None:
                 return Listing(
                     objects=tuple(objects), common_prefixes=tuple(prefixes), next_after=None
@@ -109,10 +102,11 @@ class Lister:
         scanned = await asyncio.gather(
             *(self._scan(view, scan, deadline) for view in self._cluster.views)
         )
-        horizons = [s.horizon for s in scanned if s.horizon is not None]
-        horizon = min(horizons, default=None)
+        horizon = min((s.horizon for s in scanned if s.horizon is not None), default=None)
         found: dict[bytes, tuple[SetView, verbs.Listed]] = {}
+        proven: set[bytes] = set()
         for view, one in zip(self._cluster.views, scanned, strict=True):
+            proven |= one.proven
             for key, entry in one.newest.items():
                 if horizon is None or key <= horizon:
                     known = found.get(key)
@@ -121,23 +115,20 @@ class Lister:
         live: list[verbs.Listed] = []
         for key in sorted(found):
             view, entry = found[key]
-            settled = await self._settled(view, bucket, entry, delimiter, prefix, deadline)
+            if entry.kind == _GROUP:
+                # One drive's word is not enough: it may have missed the deletes.
+                if key in proven or await self._alive_below(bucket, key, deadline):
+                    live.append(entry)
+                continue
+            settled = await self._settled(view, bucket, entry, deadline)
             if settled is not None:
-                live.append(settled)
+                live.append(_rolled_up(settled, prefix, delimiter))
         return live, horizon
 
     async def _settled(
-        self,
-        view: SetView,
-        bucket: str,
-        entry: verbs.Listed,
-        delimiter: bytes,
-        prefix: bytes,
-        deadline: float,
+        self, view: SetView, bucket: str, entry: verbs.Listed, deadline: float
     ) -> verbs.Listed | None:
-        if entry.kind == _PREFIX_KIND:
-            # A drive rolls up tombstones, too: a prefix is shown only for a key that lives.
-            return entry if await self._alive_below(bucket, entry.key, deadline) else None
+        """The entry of a live object, or None."""
         if entry.decided:
             return entry if entry.kind == Kind.OBJECT else None
         key = bucket.encode() + b"\0" + entry.key
@@ -221,17 +212,48 @@ class Lister:
 
 
 def _merge(pages: list[verbs.Page]) -> _Scanned:
-    """The newest entry of each key, up to where every cut-off page reaches."""
+    """The newest entry of each key, up to where every cut-off page reaches.
+
+    A group is proven alive when every page names the same write as its first living object: an epoch is one
+    write of one key, and R drives that hold it as the newest of its key make it the version.
+    """
     horizon = min((p.entries[-1].key for p in pages if p.more and p.entries), default=None)
     newest: dict[bytes, verbs.Listed] = {}
+    witnesses: dict[bytes, list[bytes]] = {}
     for page in pages:
         for entry in page.entries:
             if horizon is not None and entry.key > horizon:
                 break
+            if entry.kind == _GROUP:
+                witnesses.setdefault(entry.key, []).append(entry.epoch)
             known = newest.get(entry.key)
             if known is None or (entry.epoch, entry.decided) > (known.epoch, known.decided):
                 newest[entry.key] = entry
-    return _Scanned(newest, horizon)
+    proven = {
+        key
+        for key, epochs in witnesses.items()
+        if epochs[0] and len(epochs) == len(pages) and len(set(epochs)) == 1
+    }
+    return _Scanned(newest, horizon, proven)
+
+
+def _rolled_up(entry: verbs.Listed, prefix: bytes, delimiter: bytes) -> verbs.Listed:
+    """A live key that its drives listed singly may still belong to a group."""
+    if delimiter:
+        cut = entry.key.find(delimiter, len(prefix))
+        if cut >= 0:
+            return verbs.Listed(entry.key[: cut + len(delimiter)], _GROUP)
+    return entry
+
+
+def _shown(name: str, entry: verbs.Listed) -> ListedObject:
+    return ListedObject(
+        key=name,
+        size=entry.size,
+        etag=entry.etag,
+        mtime_ns=entry.mtime_ns,
+        owner=entry.owner,
+    )
 
 
 def decoded(entry: verbs.Listed) -> records.Record:

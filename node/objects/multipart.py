@@ -135,7 +135,8 @@ class Multipart:
         self, bucket: str, key: str, upload_id: str, number: int, body: Body, *, deadline: float
     ) -> PartInfo:
         budget_s = deadline - self._clock.monotonic()
-        await self._upload(bucket, key, upload_id, deadline)
+        upload = await self._upload(bucket, key, upload_id, deadline)
+        body.want(upload.system.get("checksum_algorithm", ""))
         view = self._cluster.view(bucket, key)
         geometry = view.geometry_for(bucket)
         stored = await self._intake.store(

@@ -273,12 +273,14 @@ class Objects:
         reading = self._reading(found, 0, source.size)
         view = self._cluster.view(bucket, key)
         try:
-            whole = {a: v for a, v in source.checksums.items() if "-" not in v}
+            body = ReadingBody(reading)
+            for algorithm in (*source.checksums, new.checksum_algorithm):
+                body.want(algorithm)
             stored = await self._parts.intake.store(
                 view,
                 view.geometry_for(bucket),
                 self._cluster.rotation(view, bucket, key),
-                ReadingBody(reading, whole),
+                body,
                 budget_s=budget_s,
             )
         finally:
@@ -412,7 +414,7 @@ class Objects:
         reading = self._reading(found, start, end)
         try:
             return await self._parts.multipart.upload_part(
-                bucket, key, upload_id, number, ReadingBody(reading, {}), deadline=deadline
+                bucket, key, upload_id, number, ReadingBody(reading), deadline=deadline
             )
         finally:
             await reading.close()
@@ -501,7 +503,7 @@ def resolve_range(
     """-> (start, end exclusive); InvalidRange where it is not satisfiable."""
     if part_number is not None:
         if not 1 <= part_number <= max(len(record.parts), 1):
-            raise InvalidRange()
+            raise InvalidRange(ActualObjectSize=str(record.size))
         start = sum(part.size for part in record.parts[: part_number - 1])
         size = record.parts[part_number - 1].size if record.parts else 0
         return start, start + size
@@ -510,9 +512,9 @@ def resolve_range(
     if byte_range.first is None:
         suffix = byte_range.last or 0
         if suffix == 0 or record.size == 0:
-            raise InvalidRange()
+            raise InvalidRange(ActualObjectSize=str(record.size))
         return max(record.size - suffix, 0), record.size
     if byte_range.first >= record.size:
-        raise InvalidRange()
+        raise InvalidRange(ActualObjectSize=str(record.size))
     last = record.size - 1 if byte_range.last is None else min(byte_range.last, record.size - 1)
     return byte_range.first, last + 1

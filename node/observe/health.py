@@ -59,6 +59,7 @@ class Snapshot:
     alive: frozenset[str]
     sets: tuple[SetShape, ...]
     offline: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    lock_servers: int | None = None  # those that grant; None: every node that is alive
     identity_ready: bool = True
     hindrance: str = ""
 
@@ -97,7 +98,10 @@ def _set_health(snapshot: Snapshot, shape: SetShape, without: Collection[str]) -
 
 def lock_tolerance(snapshot: Snapshot, *, without: Collection[str] = ()) -> int:
     """Lock servers that may be lost before no lock can be taken; negative: so many are missing."""
-    return len(snapshot.alive.difference(without)) - (len(snapshot.nodes) // 2 + 1)
+    serving = len(snapshot.alive.difference(without))
+    if snapshot.lock_servers is not None:
+        serving = min(serving, snapshot.lock_servers)
+    return serving - (len(snapshot.nodes) // 2 + 1)
 
 
 def live(snapshot: Snapshot) -> Answer:

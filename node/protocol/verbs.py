@@ -246,7 +246,7 @@ class RepairDone(msgspec.Struct, array_like=True, frozen=True, tag=104):
 
 
 class Listed(msgspec.Struct, array_like=True, frozen=True):
-    """kind 0: a common prefix (only `key` counts); 1 object; 2 tombstone."""
+    """kind 0: a common prefix, with the epoch of its first living object; 1 object; 2 tombstone."""
 
     key: bytes
     kind: int

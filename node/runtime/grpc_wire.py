@@ -14,10 +14,14 @@ ping timeout stays long: a late ping must not cut a busy stream.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
+
+# Its INFO lines (a GOAWAY for each peer that goes) would drown our own log; read once, at import.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 from grpc import aio

@@ -14,12 +14,8 @@ import base64
 import binascii
 import hashlib
 import hmac
-import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
-
-from awscrt import checksums as crt
+from collections.abc import Mapping
 
 from iam.chunked import ChunkedDecoder
 from iam.errors import AuthError
@@ -27,6 +23,7 @@ from iam.sigv4 import Authentication, PayloadKind, Verified
 from node import limits
 from node.errors import CodedError
 from node.objects.api import BodyResult
+from node.objects.checksums import Digest, new_digest
 from node.s3 import headers as wire
 from node.s3.ports import Message, Receive
 
@@ -44,42 +41,6 @@ def bounded(receive: Receive) -> Receive:
             return {"type": STALLED}
 
     return receive_in_time
-
-
-class _Digest(Protocol):
-    def update(self, data: memoryview, /) -> None: ...
-    def digest(self) -> bytes: ...
-
-
-class _Crc:
-    """A running CRC with hashlib's face."""
-
-    __slots__ = ("_function", "_length", "_value")
-
-    def __init__(self, function: Callable[[Any, int], int], length: int) -> None:
-        self._function = function
-        self._length = length
-        self._value = 0
-
-    def update(self, data: memoryview, /) -> None:
-        self._value = self._function(data, self._value)
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(self._length, "big")
-
-
-def _new_digest(algorithm: str) -> _Digest:
-    match algorithm:
-        case "CRC32":
-            return _Crc(zlib.crc32, 4)  # faster here than awscrt's
-        case "CRC32C":
-            return _Crc(crt.crc32c, 4)
-        case "CRC64NVME":
-            return _Crc(crt.crc64nvme, 8)
-        case "SHA1":
-            return hashlib.sha1(usedforsecurity=False)
-        case _:
-            return hashlib.sha256()
 
 
 class RequestBody:
@@ -121,7 +82,7 @@ class RequestBody:
         self._sha256_claim = sha256_claim
         self._claimed = dict(claimed or {})
         self._trailer_algorithm = trailer_algorithm
-        self._digests: dict[str, _Digest] = {}
+        self._digests: dict[str, Digest] = {}
         self._kept: set[str] = set()
         for algorithm in (*self._claimed, trailer_algorithm, wanted_algorithm):
             self.want(algorithm)
@@ -137,7 +98,7 @@ class RequestBody:
             return
         self._kept.add(algorithm)
         if algorithm not in self._digests:
-            self._digests[algorithm] = _new_digest(algorithm)
+            self._digests[algorithm] = new_digest(algorithm)
 
     async def readinto(self, view: memoryview) -> int:
         filled = 0
