@@ -8,9 +8,9 @@ if ! command -v promtool >/dev/null; then
   exit 0
 fi
 promtool check rules alerts.yml
-promtool check config --syntax-only deploy/prometheus/prometheus.yml
-mapfile -t tests < <(grep -rlE '^rule_files:' tests --include='*.yml' --include='*.yaml' | sort)
-[ ${#tests[@]} -gt 0 ] || { echo "rules: no rule tests found under tests/" >&2; exit 1; }
+promtool check config --syntax-only monitoring/prometheus/prometheus.yml
+mapfile -t tests < <(grep -rlE '^tests:' tests --include="*.yml" --include="*.yaml" | sort)
+[ ${#tests[@]} -gt 0 ] || { echo "rules: no rule tests found under tests/ and monitoring/" >&2; exit 1; }
 for test in "${tests[@]}"; do
   echo "rules: $test"
   (cd "$(dirname "$test")" && promtool test rules "$(basename "$test")")

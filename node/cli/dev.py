@@ -129,8 +129,8 @@ def choose_credentials(directory: Path, environ: Mapping[str, str]) -> Credentia
             ) from None
     made = {
         "user": kept.get("user") or f"root-{secrets.token_hex(4)}",
-        "password": kept.get("password") or secrets.token_urlsafe(24),
-        "cluster_secret": kept.get("cluster_secret") or secrets.token_urlsafe(32),
+        "password": kept.get("password") or secrets.token_hex(20),
+        "cluster_secret": kept.get("cluster_secret") or secrets.token_hex(32),
     }
     if made != kept:
         _write_private(path, json.dumps(made, indent=1) + "\n")

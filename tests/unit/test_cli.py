@@ -82,7 +82,7 @@ class Node(http.server.BaseHTTPRequestHandler):
 def node() -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Node)
     Node.answers, Node.asked = {}, []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
