@@ -9,7 +9,7 @@ if ! command -v promtool >/dev/null; then
 fi
 promtool check rules alerts.yml
 promtool check config --syntax-only monitoring/prometheus/prometheus.yml
-mapfile -t tests < <(grep -rlE '^tests:' tests --include="*.yml" --include="*.yaml" | sort)
+mapfile -t tests < <(grep -rlE '^tests:' tests monitoring --include="*.yml" --include="*.yaml" | sort)
 [ ${#tests[@]} -gt 0 ] || { echo "rules: no rule tests found under tests/ and monitoring/" >&2; exit 1; }
 for test in "${tests[@]}"; do
   echo "rules: $test"
