@@ -4,8 +4,11 @@ What a server granted is lost with its process. Were it to grant at once, it cou
 an earlier requester holds with its old grant. So it waits until nothing unknown can be left:
 
 - one lease has passed, or
-- all peers have told their tables. A lock has a quorum of grantors, so beside this server at least one
-  peer knows it; this takes a read quorum of two, that is three servers. A table told within `settle_s`
+- enough peers have told their tables. A lock has a quorum q of grantors, so beside this server q - 1 peers
+  know it: when at most q - 2 peers have not told, one of those who have knows it. q is the smallest quorum
+  of any lock in use: of reads (then, up to four servers, all peers must tell), or of writes where nobody
+  takes read locks (then, of four servers, two peers are enough, and two that restart together do not
+  wait for each other). A table told within `settle_s`
   after the start does not count: a requester may then still be collecting the grants that go with one
   from the old process, and no round of a requester may last longer than `settle_s`. Or
 - all lock servers have new incarnations, so that no lock from before has a quorum (`LockTable.all_fresh`).
@@ -13,15 +16,25 @@ an earlier requester holds with its old grant. So it waits until nothing unknown
 
 from __future__ import annotations
 
-from locks.round import read_quorum
+from locks.round import read_quorum, write_quorum
 
 
 class Recovery:
-    __slots__ = ("_peers", "_settled_s", "_told", "opens_s")
+    __slots__ = ("_needed", "_peers", "_settled_s", "_told", "opens_s")
 
     def __init__(
-        self, now_s: float, *, lease_s: float, settle_s: float, peers: frozenset[str]
+        self,
+        now_s: float,
+        *,
+        lease_s: float,
+        settle_s: float,
+        peers: frozenset[str],
+        writes_only: bool = False,
     ) -> None:
+        servers = len(peers) + 1
+        quorum = write_quorum(servers) if writes_only else read_quorum(servers)
+        # With a quorum of one a lock may be known to nobody else.
+        self._needed = len(peers) - (quorum - 2) if quorum >= 2 else len(peers) + 1
         self.opens_s = now_s + lease_s
         self._settled_s = now_s + settle_s
         self._peers = peers
@@ -35,4 +48,4 @@ class Recovery:
     def over(self, now_s: float) -> bool:
         if now_s >= self.opens_s:
             return True
-        return self._told >= self._peers and read_quorum(len(self._peers) + 1) >= 2
+        return len(self._told) >= self._needed

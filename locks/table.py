@@ -61,6 +61,7 @@ _MAX_REMEMBERED = 10_000  # releases that may have overtaken their request
 class LockTable:
     """See the module's theory of operation. Times are seconds of one monotonic clock.
 
+    `writes_only`: nobody takes READ locks here, which lets a restarted server open sooner.
     `peers`: the other lock servers. `settle_s`: see `locks.recovery`. `max_entries` bounds resources held
     plus resources waited for; `max_waiters` the line of one resource.
     """
@@ -73,6 +74,7 @@ class LockTable:
         *,
         peers: Iterable[str] = (),
         settle_s: float = 2.0,
+        writes_only: bool = False,
         max_entries: int = 200_000,
         max_waiters: int = 256,
     ) -> None:
@@ -81,8 +83,13 @@ class LockTable:
         self._max_entries = max_entries
         self._max_waiters = max_waiters
         self._recovery: Recovery | None = Recovery(
-            now_s, lease_s=lease_s, settle_s=settle_s, peers=frozenset(peers)
+            now_s,
+            lease_s=lease_s,
+            settle_s=settle_s,
+            peers=frozenset(peers),
+            writes_only=writes_only,
         )
+        self._writes_only = writes_only
         self._entries: dict[str, Entry] = {}
         self._leases: dict[str, OrderedDict[AttemptKey, Grant]] = {}  # by node, in order of end
         self._waiters: dict[AttemptKey, Waiter] = {}
@@ -105,6 +112,7 @@ class LockTable:
             return _STALE
         if self._recovery is not None and not self._try_open(now_s):
             return _RECOVERING
+        assert not (self._writes_only and msg.mode is LockMode.READ), "this table has no read locks"
         if msg.deadline_s <= 0.0:
             return _EXPIRED
         resources = msg.resources

@@ -52,6 +52,7 @@ class LockServer:
             incarnation,
             LOCK_LEASE_S,
             peers=self._others,
+            writes_only=True,
             max_entries=LOCK_TABLE_ENTRIES,
             max_waiters=LOCK_WAITERS_PER_KEY,
         )

@@ -149,6 +149,18 @@ def test_tables_told_before_the_server_settled_do_not_open_it() -> None:
     assert not table.recovering
 
 
+def test_without_read_locks_two_peers_of_three_are_enough() -> None:
+    peers = ("n2", "n3", "n4")
+    for writes_only in (False, True):
+        table = LockTable(0.0, 1, peers=peers, writes_only=writes_only)
+        table.learn("n2", (), 3.0)
+        assert table.recovering  # n3 and n4 may have granted with the old table
+        table.learn("n3", (), 3.0)
+        assert table.recovering is not writes_only
+        table.learn("n4", (), 3.0)
+        assert not table.recovering
+
+
 def test_a_table_too_large_to_tell_is_not_complete() -> None:
     table = _open()
     for number in range(5):
