@@ -57,6 +57,9 @@ class Settings:
     log_level: str = "info"
     trusted_proxies: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    shown: tuple[
+        tuple[str, str, str], ...
+    ] = ()  # (variable, value or stars, origin) of each option
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -268,6 +271,10 @@ def build(resolved: Resolved) -> Settings:
         log_level=parsed["log_level"],
         trusted_proxies=parsed["trusted_proxies"] or (),
         warnings=resolved.warnings,
+        shown=tuple(
+            (v.option.variable, v.shown, v.origin if v.text else "not set")
+            for v in resolved.values.values()
+        ),
     )
 
 

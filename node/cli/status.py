@@ -66,7 +66,7 @@ def _print_drives(nodes: list[dict[str, Any]], console: Console) -> None:
         for drive in node.get("drives", []):
             table.add_row(
                 Text(f"{node.get('name', '?')}{drive.get('path', '')}"),
-                str(drive.get("set", "")),
+                "" if drive.get("set") is None else str(drive["set"]),
                 _state(drive.get("state", "?")),
                 _bytes(drive.get("free_bytes")),
                 _bytes(drive.get("total_bytes")),

@@ -214,6 +214,9 @@ def test_secrets_never_show() -> None:
     shown = {value.option.name: value.shown for value in resolve({}, ENVIRONMENT).values.values()}
     assert shown["root_password"] == "********"
     assert shown["cluster_secret"] == ""
+    effective = {variable: (value, origin) for variable, value, origin in load_with().shown}
+    assert effective["HOLDFAST_ROOT_PASSWORD"] == ("********", "environment HOLDFAST_ROOT_PASSWORD")
+    assert effective["HOLDFAST_PEER_LISTEN"] == ("0.0.0.0:9002", "default (port of this node)")
 
 
 @pytest.mark.parametrize(
