@@ -12,8 +12,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from locks.driver import LockObserver
+from node.console import ports as console
 from node.guard.observer import Observer
+from node.identity import ports as identity
 from node.limits import METRIC_CHILDREN
+from node.objects.repair import RepairObserver
 from node.objects.service import ReadObserver
 from node.objects.write import WriteObserver
 from node.observe import metrics as observed
@@ -68,11 +71,27 @@ def test_one_class_meets_every_protocol() -> None:
     reads: ReadObserver = metrics
     drives: DriveMetrics = metrics
     face: s3.Metrics = metrics
-    assert {id(p) for p in (guard, locks, writes, reads, drives, face)} == {id(metrics)}
+    people: identity.Metrics = metrics
+    repairs: RepairObserver = metrics
+    pages: console.Metrics = metrics
+    assert {id(p) for p in (guard, locks, writes, reads, drives, face, people, repairs, pages)} == {
+        id(metrics)
+    }
 
 
 @pytest.mark.parametrize(
-    "protocol", [Observer, LockObserver, WriteObserver, ReadObserver, DriveMetrics, s3.Metrics]
+    "protocol",
+    [
+        Observer,
+        LockObserver,
+        WriteObserver,
+        ReadObserver,
+        DriveMetrics,
+        s3.Metrics,
+        identity.Metrics,
+        RepairObserver,
+        console.Metrics,
+    ],
 )
 def test_every_report_of_a_protocol_can_be_called_as_it_says(protocol: type) -> None:
     # The same once more at run time, for those who run the tests without mypy.
