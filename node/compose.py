@@ -21,7 +21,9 @@ from node.cluster.drive_access import Acquaintance, NodeDrives
 from node.cluster.forming import Forming
 from node.cluster.membership import Membership, Status
 from node.cluster.topology import build_topology
+from node.cluster_view import ClusterView
 from node.config import Settings
+from node.console.app import create_console
 from node.engine import Engine
 from node.errors import ConfigError, HoldfastError, Unavailable
 from node.guard.guard import Guard
@@ -39,7 +41,7 @@ from node.runtime.arena import Arena
 from node.runtime.drive_client import DriveProcess, DriveSettings
 from node.runtime.grpc_wire import GrpcPulse, GrpcServer, GrpcWire
 from node.runtime.mounts import is_own_mount
-from node.runtime.system import SystemClock, SystemRng, ThreadCpu
+from node.runtime.system import SystemClock, SystemRng, ThreadCpu, settle_memory
 from node.s3.app import create_app
 from node.s3.server import HttpServer
 from node.store.boot import Finding
@@ -53,6 +55,8 @@ _ENGINE_METHODS = (
     Method.VERBS,
     Method.LOCK,
     Method.IDENTITY,
+    Method.INFO,
+    Method.ADMIN,
 )
 
 
@@ -135,6 +139,7 @@ class Node:
             on_life=self.membership.heard,
         )
         self.health = Health(lambda: snapshot(self))
+        self.view = ClusterView(self)
         self._grpc = GrpcServer(self.inbound.accept, self.membership.receive)
         self.servers: list[HttpServer] = []
 
@@ -148,6 +153,7 @@ class Node:
         try:
             await self._grpc.start(host, port)
             await self._listen(self._s3_app(), *self.settings.s3_listen)
+            await self._listen(self._console_app(), *self.settings.console_listen)
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"cannot listen: {error}") from error
         self.peers.start()
@@ -161,12 +167,29 @@ class Node:
         await server.start()
         self.servers.append(server)
 
+    def _store(self) -> Any:
+        return Later(lambda: self.engine and self.engine.started and self.engine.objects)
+
+    def _identity(self) -> Any:
+        return Later(lambda: self.engine and self.engine.started and self.engine.identity)
+
+    def _console_app(self) -> Any:
+        return create_console(
+            self._store(),
+            self._identity(),
+            self.view,
+            self.metrics,
+            self.clock,
+            self.rng,
+            self.settings,
+            self.guard,
+            log=get_logger("holdfast.console"),
+        )
+
     def _s3_app(self) -> Any:
-        store: Any = Later(lambda: self.engine and self.engine.started and self.engine.objects)
-        identity: Any = Later(lambda: self.engine and self.engine.started and self.engine.identity)
         return create_app(
-            store,
-            identity,
+            self._store(),
+            self._identity(),
             self.metrics,
             self.clock,
             self.rng,
@@ -300,6 +323,7 @@ async def run(settings: Settings) -> int:
     stopped = asyncio.ensure_future(stopping.wait())
     try:
         await node.start()
+        settle_memory()
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             failed.result()

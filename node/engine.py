@@ -13,7 +13,7 @@ from node.cluster.lock_server import LOCKS_RECOVERING, LockServer
 from node.cluster.topology import Topology
 from node.identity.service import Identity, create_identity
 from node.jobs.runner import Job, Runner
-from node.limits import FORMING_REPORT_S, REPAIR_INTERVAL_S
+from node.limits import FORMING_REPORT_S, PEER_FACTS_S, REPAIR_INTERVAL_S
 from node.objects.buckets import Buckets
 from node.objects.census import CensusTaker
 from node.objects.documents import Documents
@@ -116,8 +116,10 @@ class Engine:
             Method.VERBS: self.storage.verbs,
             Method.LOCK: self.storage.lock,
             Method.IDENTITY: self._on_identity,
+            Method.INFO: node.view.on_info,
+            Method.ADMIN: node.view.on_admin,
         }
-        self._runner = Runner(node.guard, clock, node.rng, get_logger("holdfast.jobs"))
+        self.runner = Runner(node.guard, clock, node.rng, get_logger("holdfast.jobs"))
         node.metrics.margin_wanted(
             {view.index: view.drives_per_node for view in self.cluster.views}
         )
@@ -153,9 +155,10 @@ class Engine:
         async def gauge(_deadline: float) -> None:
             self._gauge()
 
-        self._runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
-        self._runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
-        self._runner.start(Job(name="gauges", pause_s=0.5, work=gauge))
+        self.runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
+        self.runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
+        self.runner.start(Job(name="peer_facts", pause_s=PEER_FACTS_S, work=node.view.poll))
+        self.runner.start(Job(name="gauges", pause_s=0.5, work=gauge))
         self.started = True
 
     def lock_servers(self) -> int:
@@ -169,7 +172,7 @@ class Engine:
         return serving
 
     async def stop(self) -> None:
-        await self._runner.stop()
+        await self.runner.stop()
         if hasattr(self, "identity"):
             await self.identity.close()
         await self.lock_service.aclose()

@@ -74,6 +74,8 @@ DEAD_AFTER_S = 2.5
 HEARTBEAT_MAX_LAG_S = 3.0  # a loop that lags more is as good as dead
 CLOSED_CALLS_KEPT = 4096
 
+PEER_FACTS_S = 1.0  # how often peers are asked what the console shows of them
+
 # ---- drives --------------------------------------------------------------------------------------
 DRIVE_QUEUE_CALLS = 8192
 DRIVE_STATE_CHECK_S = 3.0

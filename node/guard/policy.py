@@ -135,6 +135,7 @@ JOBS: dict[str, Policy] = {
     "drive_check": _row(       3.0,  3.0, 0, (),         64, 0, True),
     "identity_refresh": _row(  3.0, 10.0, 2, (0.1, 0.2),  4, 0, True),
     "drive_review": _row(     10.0, 10.0, 0, (),          1, 0, True),
+    "peer_facts": _row(        2.0,  2.0, 0, (),          1, 0, True),
     "gauges": _row(            1.0,  1.0, 0, (),          1, 0, True),
     "lock_tick": _row(         3.0,  3.0, 0, (),          1, 0, True),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from node.errors import QuorumLost
+from node.errors import DeadlineExceeded, QuorumLost
 from node.limits import CENSUS_PAGE, REPAIR_DEADLINE_S
 from node.objects.heal import Healer
 from node.objects.sets import Cluster, SetView
@@ -26,11 +26,8 @@ class Census:
     by_shards: Counter[int] = field(default_factory=Counter)
     width: int = 0  # shards a whole object has (of the widest set)
     short: list[bytes] = field(default_factory=list)  # some keys that lack shards
+    every_drive: bool = True  # the catalog of every drive of every set was read
     finished_s: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        return not self.short
 
 
 class CensusTaker:
@@ -41,17 +38,20 @@ class CensusTaker:
         self._clock = cluster.clock
         self._healer = healer
 
-    async def take(self) -> Census:
+    async def take(self, *, deadline: float) -> Census:
+        """QuorumLost when too few drives answer; DeadlineExceeded when the walk takes too long."""
         census = Census()
         for view in self._cluster.views:
             census.width = max(census.width, view.n)
-            await self._walk(view, census)
+            await self._walk(view, census, deadline)
         census.finished_s = self._clock.now()
         return census
 
-    async def _walk(self, view: SetView, census: Census) -> None:
+    async def _walk(self, view: SetView, census: Census, deadline: float) -> None:
         after = b""
         while True:
+            if self._clock.monotonic() >= deadline:
+                raise DeadlineExceeded(f"the census counted {census.objects} objects in its time")
             ask = dict.fromkeys(range(view.n), verbs.Entries(after, CENSUS_PAGE))
             answers = await self._healer.ask(view, ask, self._deadline())
             pages = {
@@ -59,6 +59,7 @@ class CensusTaker:
             }
             if len(pages) < view.read_quorum:
                 raise QuorumLost("too few drives answered for a census")
+            census.every_drive &= len(pages) == view.n
             horizon = min(
                 (p.entries[-1].key for p in pages.values() if p.more and p.entries), default=None
             )

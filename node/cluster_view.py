@@ -1,0 +1,368 @@
+"""The cluster as this node shows it (node.console.ports.ClusterView): membership, own drives, peers' facts.
+
+What peers say of their drives and of their repair work is asked in the background, PEER_FACTS_S apart
+and 2 s a peer at most, and shown with its age; so a page never waits for a machine without power.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from locks.errors import LockError
+from locks.messages import ForceRelease, ListLocks, Locks, Released
+from node.cluster.membership import Status
+from node.console import models
+from node.errors import ClientError, HoldfastError, QuorumLost, TargetFailed, Unavailable
+from node.guard.breaker import BreakerState
+from node.limits import LOCK_ATTEMPT_S
+from node.objects.gathering import Gathering
+from node.observe.health import Health
+from node.peer.inbound import PeerContext
+from node.rpc.methods import Method
+
+if TYPE_CHECKING:
+    from node.compose import Node
+    from node.engine import Engine
+
+_BREAKERS: dict[BreakerState, models.BreakerName] = {
+    BreakerState.CLOSED: "closed",
+    BreakerState.HALF_OPEN: "half-open",
+    BreakerState.OPEN: "open",
+}
+_STATES: dict[Status, models.NodeState] = {
+    Status.UP: "up",
+    Status.SUSPECT: "suspect",
+    Status.DEAD: "dead",
+    Status.UNKNOWN: "unknown",
+}
+
+
+class DriveFacts(msgspec.Struct, array_like=True, frozen=True):
+    """What a node says of one of its drives."""
+
+    index: int
+    path: str
+    drive_id: str
+    state: str
+    total_bytes: int = 0
+    free_bytes: int = 0
+
+
+class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
+    """The answer to INFO."""
+
+    drives: tuple[DriveFacts, ...]
+    queue: int = 0
+    oldest_s: float = 0.0
+    undecided: int = 0
+    repaired: int = 0
+    paused: bool = False
+
+
+class Pause(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """ADMIN: pause or resume repair; answered by NodeFacts."""
+
+    paused: bool
+
+
+class Accept(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """ADMIN: take in an empty drive; answered by NodeFacts."""
+
+    path: str
+
+
+_encode = msgspec.msgpack.encode
+_facts = msgspec.msgpack.Decoder(NodeFacts)
+_order = msgspec.msgpack.Decoder(Pause | Accept)
+
+
+class ClusterView:
+    """See the module."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._health: Health = node.health
+        self._heard: dict[str, tuple[float, NodeFacts]] = {}
+        self._repaired: list[tuple[float, int]] = []  # samples for the rate
+
+    # ---- what peers say and ask -----------------------------------------------------------------
+    async def poll(self, deadline: float) -> None:
+        """A job: asks every living peer for its facts."""
+        node = self._node
+        gathering: Gathering[str, bytes] = Gathering()
+        for peer in node.membership.alive():
+            gathering.add(peer, node.peers.call(peer, Method.INFO, b"", deadline=deadline))
+        await gathering.until(lambda: False, deadline - node.clock.monotonic())
+        now = node.clock.monotonic()
+        for peer, answer in gathering.results.items():
+            self._heard[peer] = (now, _facts.decode(answer))
+        self._repaired.append((now, self.repair().repaired))
+        del self._repaired[:-30]
+
+    def on_info(self, _context: PeerContext, _payload: bytes) -> bytes:
+        return _encode(self._own())
+
+    async def on_admin(self, _context: PeerContext, payload: bytes) -> bytes:
+        try:
+            order = _order.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise ClientError(f"no order that is known here: {error}") from error
+        if isinstance(order, Pause):
+            self._engine().repairs.paused = order.paused
+        else:
+            await self._accept_here(order.path)
+        return _encode(self._own())
+
+    def _own(self) -> NodeFacts:
+        node = self._node
+        drives = tuple(
+            DriveFacts(
+                d.index,
+                d.path,
+                d.drive_id.hex(),
+                d.state.name.lower(),
+                d.usage.total_bytes if d.usage else 0,
+                d.usage.free_bytes if d.usage else 0,
+            )
+            for d in node.gate.local_drives()
+        )
+        if node.engine is None:
+            return NodeFacts(drives)
+        status = node.engine.repairs.status
+        return NodeFacts(
+            drives,
+            status.queue,
+            status.oldest_s,
+            status.undecided,
+            status.repaired,
+            node.engine.repairs.paused,
+        )
+
+    def _engine(self) -> Engine:
+        engine = self._node.engine
+        if engine is None or not engine.started:
+            raise Unavailable("the node is waiting for its cluster")
+        return engine
+
+    # ---- facts ----------------------------------------------------------------------------------
+    def cluster(self) -> models.Cluster:
+        node = self._node
+        engine = node.engine
+        topology = engine.topology if engine is not None else None
+        ready, details = self._health.ready()
+        notices = list(details.get("reasons", ()))
+        notices += [f"{peer}: {trouble.message}" for peer, trouble in node.peers.troubles().items()]
+        notices += node.forming.waiting_for
+        durability: Any = topology.durability if topology else node.settings.durability or "strict"
+        return models.Cluster(
+            cluster_id=topology.cluster_id.hex() if topology else "",
+            node=node.settings.node,
+            version=version("holdfast"),
+            parity=topology.parity if topology else 0,
+            durability=durability,
+            ready=ready,
+            write_ready=self._health.ready_write()[0],
+            notices=tuple(dict.fromkeys(notices)),
+            nodes=tuple(self._node_facts(name) for name in node.settings.node_names),
+            sets=self._sets(),
+            repair=self.repair(),
+        )
+
+    def _node_facts(self, name: str) -> models.Node:
+        node = self._node
+        if name == node.settings.node:
+            return models.Node(
+                name=name,
+                state="up",
+                self=True,
+                incarnation=node.incarnation,
+                rtt_ms=0.0,
+                lag_ms=node.membership.lag_s * 1000,
+                facts_age_s=0.0,
+                drives=self._drives(name, self._own(), alive=True),
+            )
+        state = node.membership.state(name)
+        heard = self._heard.get(name)
+        return models.Node(
+            name=name,
+            state=_STATES[state.status],
+            incarnation=state.incarnation,
+            rtt_ms=state.rtt_s * 1000,
+            lag_ms=state.lag_s * 1000,
+            since_s=state.since_s,
+            facts_age_s=node.clock.monotonic() - heard[0] if heard else None,
+            breakers={
+                target.klass: _BREAKERS[target.breaker.state]
+                for target in node.guard.targets("peer")
+                if target.name == name
+            },
+            drives=self._drives(
+                name,
+                heard[1] if heard else None,
+                alive=state.status in (Status.UP, Status.SUSPECT),
+            ),
+        )
+
+    def _drives(
+        self, name: str, facts: NodeFacts | None, *, alive: bool
+    ) -> tuple[models.Drive, ...]:
+        sets = self._set_of_drives(name)
+        said = {drive.index: drive for drive in facts.drives} if facts else {}
+        paths = [v.path for v in self._node.settings.volumes if v.node == name]
+        found = []
+        for index, path in enumerate(paths):
+            drive = said.get(index)
+            found.append(
+                models.Drive(
+                    index=index,
+                    path=path,
+                    drive_id=drive.drive_id if drive else "",
+                    set=sets.get(index),
+                    state=drive.state if drive and alive else "unknown",
+                    total_bytes=drive.total_bytes if drive else None,
+                    free_bytes=drive.free_bytes if drive else None,
+                )
+            )
+        return tuple(found)
+
+    def _set_of_drives(self, name: str) -> dict[int, int]:
+        engine = self._node.engine
+        if engine is None:
+            return {}
+        return {
+            slot.drive: view.index
+            for view in engine.cluster.views
+            for slot in view.slots
+            if slot.node == name
+        }
+
+    def _sets(self) -> tuple[models.Set, ...]:
+        engine = self._node.engine
+        if engine is None:
+            return ()
+        found = []
+        for view in engine.cluster.views:
+            online = len(engine.cluster.online(view))
+            geometry = view.geometry
+            found.append(
+                models.Set(
+                    index=view.index,
+                    online=online,
+                    n=view.n,
+                    k=geometry.k,
+                    write_quorum=geometry.write_quorum,
+                    read_tolerance=online - max(geometry.k, view.read_quorum),
+                    write_tolerance=online - geometry.write_quorum,
+                    margin=online - geometry.k,
+                    drives_per_node=view.drives_per_node,
+                )
+            )
+        return tuple(found)
+
+    def repair(self) -> models.Repair:
+        """The deepest queue that any living node reports; what all of them have repaired."""
+        facts = [self._own(), *(heard for _, heard in self._living())]
+        queue = max(f.queue for f in facts)
+        repaired = sum(f.repaired for f in facts)
+        rate = self._rate(repaired)
+        return models.Repair(
+            queue=queue,
+            oldest_s=max(f.oldest_s for f in facts) if queue else 0.0,
+            undecided=max(f.undecided for f in facts),
+            undecided_oldest_s=max((f.oldest_s for f in facts if f.undecided), default=0.0),
+            repaired=repaired,
+            rate_per_s=rate,
+            eta_s=queue / rate if queue and rate > 0 else None,
+            paused=any(f.paused for f in facts),
+        )
+
+    def _living(self) -> list[tuple[float, NodeFacts]]:
+        alive = self._node.membership.alive()
+        return [heard for peer, heard in self._heard.items() if peer in alive]
+
+    def _rate(self, repaired: int) -> float:
+        if not self._repaired:
+            return 0.0
+        began, before = self._repaired[0]
+        seconds = self._node.clock.monotonic() - began
+        return max(repaired - before, 0) / seconds if seconds > 0 else 0.0
+
+    # ---- actions --------------------------------------------------------------------------------
+    async def pause_repair(self, paused: bool, *, deadline: float) -> models.Repair:
+        node = self._node
+        self._engine().repairs.paused = paused
+        gathering: Gathering[str, bytes] = Gathering()
+        order = _encode(Pause(paused))
+        for peer in node.membership.alive():
+            gathering.add(peer, node.peers.call(peer, Method.ADMIN, order, deadline=deadline))
+        await gathering.until(lambda: False, deadline - node.clock.monotonic())
+        now = node.clock.monotonic()
+        for peer, answer in gathering.results.items():
+            self._heard[peer] = (now, _facts.decode(answer))
+        if len(gathering.results) + 1 <= len(node.settings.node_names) // 2:
+            raise QuorumLost("too few nodes were told: repair goes on where they were not")
+        return self.repair()
+
+    async def census(self, *, deadline: float) -> models.Census:
+        census = await self._engine().census.take(deadline=deadline)
+        return models.Census(
+            objects=census.objects,
+            by_shards={str(shards): n for shards, n in sorted(census.by_shards.items())},
+            complete=census.every_drive,
+            tombstones=census.tombstones,
+            finished_s=census.finished_s,
+        )
+
+    async def locks(self, *, deadline: float) -> tuple[models.Lock, ...]:
+        del deadline
+        found = await self._engine().locks.ask(ListLocks())
+        if not isinstance(found, Locks):
+            raise TargetFailed("the lock server gave no list")
+        return tuple(
+            models.Lock(
+                resource=entry.resource,
+                holder=entry.owner.node,
+                age_s=entry.age_s,
+                waiters=entry.waiters,
+                mode=entry.mode.name.lower(),
+            )
+            for entry in found.entries
+        )
+
+    async def release_lock(self, resource: str, *, deadline: float) -> bool:
+        engine = self._engine()
+        held = any(lock.resource == resource for lock in await self.locks(deadline=deadline))
+        released = 0
+        for server in (self._node.settings.node, *self._node.membership.alive()):
+            try:
+                reply = await engine.locks.transport.call(
+                    server, ForceRelease(resource), LOCK_ATTEMPT_S
+                )
+            except (HoldfastError, LockError, TimeoutError):
+                continue
+            released += isinstance(reply, Released)
+        return held and released > 0
+
+    async def accept_drive(self, node: str, path: str, *, deadline: float) -> None:
+        if node == self._node.settings.node:
+            await self._accept_here(path)
+            return
+        if node not in self._node.settings.node_names:
+            raise ClientError(f"there is no node {node}; they are {self._node.settings.node_names}")
+        order = _encode(Accept(path))
+        await self._node.peers.call(node, Method.ADMIN, order, deadline=deadline)
+
+    async def _accept_here(self, path: str) -> None:
+        paths = self._node.settings.local_paths
+        if path not in paths:
+            raise ClientError(f"this node has no drive {path}; it has {', '.join(paths)}")
+        await self._node.forming.accept(paths.index(path))
+
+    def config(self) -> tuple[models.ConfigValue, ...]:
+        return tuple(
+            models.ConfigValue(name=name, value=value, origin=origin)
+            for name, value, origin in self._node.settings.shown
+        )
