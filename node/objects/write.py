@@ -39,7 +39,7 @@ from node.limits import (
 from node.objects import messages
 from node.objects.gathering import Gathering
 from node.objects.lookup import Found, Lookup
-from node.objects.sets import Cluster, Members, SetView, prepared, replies
+from node.objects.sets import SYSTEM_BUCKET, Cluster, Members, SetView, prepared, replies
 from node.protocol import epoch as ep
 from node.protocol import record as records
 from node.protocol import verbs
@@ -53,6 +53,10 @@ class WriteObserver(Protocol):
     """What is counted about writes."""
 
     def stripe_margin(self, set_index: int, margin: int) -> None: ...
+
+    def lock_timeout(self, operation: str) -> None:
+        """No quorum for a key's lock; `operation` is a class of lock_class."""
+        ...
 
 
 @dataclass(slots=True)
@@ -128,7 +132,7 @@ class Writer:
         """
         key = key or records.catalog_key(*name)
         resource = f"object:{name[0]}/{name[1]}"
-        locked = await self._lock(view, key, resource, deadline)
+        locked = await self._lock(view, key, resource, lock_class(name), deadline)
         finished = False
         try:
             if skip_absent and not any(state.entries for state in locked.states.values()):
@@ -151,7 +155,9 @@ class Writer:
                 self._finish(view, key, b"", (), locked, deadline)
 
     # ---- lock and tops --------------------------------------------------------------------------
-    async def _lock(self, view: SetView, key: bytes, resource: str, deadline: float) -> _Locked:
+    async def _lock(
+        self, view: SetView, key: bytes, resource: str, named: str, deadline: float
+    ) -> _Locked:
         self._owner_count += 1
         owner = Owner(self._cluster.me, self._incarnation, self._owner_count)
         now = self._clock.monotonic()
@@ -187,18 +193,19 @@ class Writer:
         )
         self._release(round_.close(), release, deadline)
         if not lost_to_others:
+            self._observer.lock_timeout(named)
             raise QuorumLost(
                 f"no quorum for the lock and the drives of this key: "
                 f"{len(round_.granted)} lock servers and {len(states)} drives answered"
             )
-        return await self._lock_queued(view, key, resource, deadline)
+        return await self._lock_queued(view, key, resource, named, deadline)
 
     async def _lock_queued(
-        self, view: SetView, key: bytes, resource: str, deadline: float
+        self, view: SetView, key: bytes, resource: str, named: str, deadline: float
     ) -> _Locked:
         """Somebody else holds the lock: stand in line, with the retries of the policy."""
         try:
-            held = await self._locks.acquire((resource,), LockMode.WRITE, deadline, "object")
+            held = await self._locks.acquire((resource,), LockMode.WRITE, deadline, named)
         except LockError as error:
             raise LockContended("the key is locked by other writers") from error
         try:
@@ -390,6 +397,16 @@ class Writer:
         self._cluster.finish(members, key, epoch, missed, locked.release, deadline=deadline)
         if locked.held is not None:
             locked.held.release()
+
+
+def lock_class(name: tuple[str, str]) -> str:
+    """The class that metrics count a key's lock under: object, bucket, iam or config; never the key itself."""
+    bucket, key = name
+    if bucket != SYSTEM_BUCKET or key.startswith(("multipart/", "part/")):
+        return "object"
+    if key.startswith("config/iam/"):
+        return "iam"
+    return "bucket" if key.startswith("buckets/") else "config"
 
 
 def _take_states(
