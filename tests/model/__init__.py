@@ -1,0 +1,1 @@
+"""An explicit-state model of the commit protocol, and the runs that check it."""
