@@ -7,11 +7,13 @@ import html.parser
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from node import limits
+from node.console import models
 from node.console.edge import row_of
 from node.errors import QuorumLost
 from node.guard.policy import ADMIN
@@ -122,7 +124,7 @@ async def test_changes_need_the_token_of_the_session(console: Console) -> None:
         {"X-CSRF-Token": "ü"},
         {"X-CSRF-Token": good, "Sec-Fetch-Site": "cross-site"},
     ):
-        sent = {k: v.encode("utf-8") for k, v in headers.items()}
+        sent = [(k.encode(), v.encode()) for k, v in headers.items()]
         assert _code(await client.post("/api/buckets", json=new, headers=sent)) == (
             403,
             "AccessDenied",
@@ -262,8 +264,6 @@ async def test_repair_locks_drives_and_config(console: Console) -> None:
     assert census["by_shards"] == {"16": 2, "12": 1} and census["complete"] is True
     paused = await console.signed("POST", f"{ADMIN_V1}/heal", {"paused": True})
     assert paused.json()["paused"] is True and console.view.repair().paused
-    from node.console import models
-
     for way in ("DELETE", "POST"):
         console.view.held["object:b/a b"] = models.Lock(
             resource="object:b/a b", holder="node2:9002", age_s=3.5
@@ -414,15 +414,9 @@ async def test_nothing_outlives_its_deadline(
         return ()
 
     monkeypatch.setattr(console.store, "list_buckets", never)
-    monkeypatch.setitem(ADMIN, "DEFAULT", _shortened(ADMIN["DEFAULT"]))
+    monkeypatch.setitem(ADMIN, "DEFAULT", replace(ADMIN["DEFAULT"], attempt_s=0.05, total_s=0.05))
     client = await console.logged_in()
     assert _code(await client.get("/api/buckets")) == (503, "ServiceUnavailable")
-
-
-def _shortened(policy):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(policy, attempt_s=0.05, total_s=0.05)
 
 
 async def test_the_unforeseen_is_500_without_a_trace(console: Console) -> None:
