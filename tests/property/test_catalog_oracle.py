@@ -244,9 +244,9 @@ def test_power_off_leaves_a_prefix_with_all_that_was_synced(
                 kept = len(history) - 1
         one.power_off(torn)
         after = states(one)
-        assert any(
-            after == {key: past.answer(key) for key in KEYS} for past in history[kept:]
-        ), "not a state at or after the last flush"
+        assert any(after == {key: past.answer(key) for key in KEYS} for past in history[kept:]), (
+            "not a state at or after the last flush"
+        )
 
 
 @QUIET

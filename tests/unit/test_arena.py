@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_slabs_never_overlap_and_everything_comes_back(
             assert slab.offset % PAGE_BYTES == 0 and len(slab.view) == nbytes
             held.append(slab)
         spans = sorted((s.offset, s.offset + len(s.view)) for s in held)
-        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
     for slab in held:
         slab.release()
     whole = arena.try_alloc(32 * PAGE_BYTES)
