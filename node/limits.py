@@ -124,6 +124,8 @@ CENSUS_PAGE = 500
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
 FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it
 LOCK_ATTEMPT_S = 1.0
+DECIDED_GATHER_S = 0.02  # how long a member gathers "decided" flags before it tells its drives
+DECIDED_GATHER = 256
 
 # ---- locks ---------------------------------------------------------------------------------------
 LOCK_LEASE_S = 9.0

@@ -84,9 +84,13 @@ class LockServer:
         answer = self._driver.handle(message)
         return await answer if isinstance(answer, asyncio.Future) else answer
 
-    async def ask_encoded(self, data: bytes) -> tuple[bool, bytes]:
+    def answer(self, data: bytes) -> Reply | asyncio.Future[Reply]:
+        """To an encoded request: at once, or a future where somebody stands in line."""
+        return self._driver.handle(decode_request(data))
+
+    @staticmethod
+    def encoded(reply: Reply) -> tuple[bool, bytes]:
         """-> (granted, encoded reply)."""
-        reply = await self.ask(decode_request(data))
         return type(reply) is Granted, encode_message(reply)
 
     def tell_encoded(self, data: bytes) -> None:

@@ -4,8 +4,9 @@ Order, always: deadline (nothing left: fail at once) - bulkhead (full: Shed) - b
 (open: TargetDown, nothing sent) - the attempt under its bound - classify - retry where the policy, the
 retry budget and the deadline allow it - one outcome, one latency observation.
 
-Two entrances share these parts. `start` is one attempt of a call that is already a future (peer
+Three entrances share these parts. `start` is one attempt of a call that is already a future (peer
 calls, drive verbs): no task, no coroutine, the future itself is returned and the guard watches it.
+`volley` is one attempt at each of several targets with one future for all (node.guard.calls).
 `run` is the whole order around a coroutine (requests, jobs).
 
 Classification: TargetFailed and an expired attempt are the target's sickness. An error that the
@@ -16,7 +17,7 @@ an answer. The caller's own cancel or a deadline shorter than the attempt's boun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from node.errors import (
@@ -29,8 +30,10 @@ from node.errors import (
     TargetFailed,
     Unavailable,
 )
+from node.guard.bounds import Bounds
 from node.guard.breaker import REFUSED, Breaker, BreakerRules, BreakerState
 from node.guard.bulkhead import Bulkhead
+from node.guard.calls import Call, Send, Volley
 from node.guard.deadline import bound_s, narrower
 from node.guard.observer import NullObserver, Observer
 from node.guard.policy import Policy
@@ -77,7 +80,7 @@ class Target:
         return f"<Target {self.kind} {self.name} {self.klass} {self.breaker.state.name}>"
 
 
-class _Row:
+class Row:
     """What a policy row needs at run time."""
 
     __slots__ = ("budget", "bulkhead", "running")
@@ -86,72 +89,6 @@ class _Row:
         self.running = 0  # calls of `start`, which never wait
         self.bulkhead = Bulkhead(f"{path} {name}", policy.max_running, policy.max_waiting)
         self.budget = RetryBudget()
-
-
-class _Call:
-    """One watched future of `start`."""
-
-    __slots__ = (
-        "began",
-        "blames",
-        "bound_s",
-        "future",
-        "guard",
-        "name",
-        "path",
-        "row",
-        "target",
-        "ticket",
-        "timer",
-    )
-    guard: Guard
-    path: str
-    name: str
-    row: _Row
-    target: Target | None
-    ticket: int
-    began: float
-    bound_s: float
-    blames: bool  # whether an expiry is the target's fault
-    future: asyncio.Future[Any]
-    timer: asyncio.TimerHandle | None
-
-    def expire(self) -> None:
-        future = self.future
-        if not future.done():
-            future.set_exception(
-                DeadlineExceeded(f"{self.path} {self.name}: no answer in {self.bound_s:.3g} s")
-            )
-
-    def fail(self, error: HoldfastError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def finished(self, future: asyncio.Future[Any]) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.row.running -= 1
-        guard = self.guard
-        now = guard.clock.monotonic()
-        seconds = now - self.began
-        target = self.target
-        if target is not None:
-            target.waiting.pop(self, None)
-        if future.cancelled():
-            outcome = "cancelled"
-            if target is not None:
-                target.breaker.neutral(self.ticket)
-        else:
-            error = future.exception()
-            if error is None:
-                outcome = "ok"
-                if target is not None:
-                    guard.succeeded(target, self.ticket, seconds)
-            else:
-                outcome = guard.classify(
-                    target, self.ticket, error, seconds, expired_blames=self.blames
-                )
-        guard.observer.guard_outcome(self.path, self.name, outcome, seconds)
 
 
 class Guard:
@@ -170,8 +107,9 @@ class Guard:
         self._rng = rng
         self._enabled = enabled
         self._targets: dict[tuple[str, str, str], Target] = {}
-        self._rows: dict[tuple[str, str], _Row] = {}
+        self._rows: dict[tuple[str, str], Row] = {}
         self._may_open: Callable[[Target], bool] | None = None
+        self.bounds = Bounds(clock)
 
     # ---- targets ------------------------------------------------------------------------------------
     def target(self, kind: str, name: str, klass: str) -> Target:
@@ -259,7 +197,7 @@ class Guard:
         except HoldfastError as error:
             future = loop.create_future()
             future.set_exception(error)
-        call = _Call()
+        call = Call()
         call.guard = self
         call.path = path
         call.name = name
@@ -275,12 +213,62 @@ class Guard:
             target.waiting[call] = call.fail
         if future.done():
             # Judged here and now: whoever asks in a circle may never let the loop run callbacks.
-            call.timer = None
+            call.bound = None
             call.finished(future)
         else:
-            call.timer = loop.call_later(bound, call.expire)
+            call.bound = self.bounds.add(now + bound, call.expire)
             future.add_done_callback(call.finished)
         return future
+
+    def volley(
+        self,
+        path: str,
+        name: str,
+        policy: Policy,
+        sends: Sequence[tuple[Target, Send] | HoldfastError],
+        made: Callable[[Sequence[Any]], T],
+        *,
+        late_s: float,
+        deadline: float,
+    ) -> asyncio.Future[T]:
+        """One guarded attempt at each of several targets; -> made(their answers, in order).
+
+        `sends`: the target and how to send to it, or why nothing is sent there. In place of an answer stands
+        the HoldfastError that it failed with, or PENDING where one stays behind the others by `late_s`.
+        """
+        now = self.clock.monotonic()
+        bound = bound_s(now, policy.attempt_s, deadline) if self._enabled else policy.attempt_s
+        row = self._rows.get((path, name)) or self._row(path, name, policy)
+        volley = Volley(
+            self,
+            path,
+            name,
+            row,
+            len(sends),
+            made,
+            began=now,
+            bound_s=bound,
+            blames=bound >= BLAME_SHARE * policy.attempt_s,
+            late_s=late_s,
+        )
+        most = policy.max_running + policy.max_waiting
+        for index, item in enumerate(sends):
+            if isinstance(item, HoldfastError):
+                volley.refuse(index, _outcome(item), item)
+                continue
+            target, send = item
+            try:
+                if bound <= 0:
+                    raise DeadlineExceeded(f"{path} {name}: no time left")
+                if row.running >= most:
+                    raise Shed(f"{path} {name}: {row.running} under way")
+                ticket = self._admit(target, now) if self._enabled else 0
+            except HoldfastError as error:
+                volley.refuse(index, _outcome(error), error)
+            else:
+                volley.launch(index, target, ticket, send)
+        volley.watch()
+        return volley.future
 
     def _refuse(
         self, loop: asyncio.AbstractEventLoop, path: str, name: str, error: HoldfastError
@@ -329,7 +317,7 @@ class Guard:
         finally:
             self.observer.guard_outcome(path, name, outcome, clock.monotonic() - began)
 
-    async def _enter(self, row: _Row, path: str, name: str, deadline: float) -> None:
+    async def _enter(self, row: Row, path: str, name: str, deadline: float) -> None:
         if row.bulkhead.try_enter():
             return
         left_s = deadline - self.clock.monotonic()
@@ -344,7 +332,7 @@ class Guard:
 
     async def _attempts(
         self,
-        row: _Row,
+        row: Row,
         path: str,
         name: str,
         policy: Policy,
@@ -492,8 +480,8 @@ class Guard:
         if target.kind == "peer":
             self.observer.breaker_state(target.name, target.klass, int(target.breaker.state))
 
-    def _row(self, path: str, name: str, policy: Policy) -> _Row:
-        row = self._rows[(path, name)] = _Row(path, name, policy)
+    def _row(self, path: str, name: str, policy: Policy) -> Row:
+        row = self._rows[(path, name)] = Row(path, name, policy)
         return row
 
 

@@ -2,66 +2,28 @@
 
 Every answer comes in a bounded time: once half of the drives have answered, the others get LATE_DRIVE_S
 more, so one slow drive never hides what its neighbours said.
+
+Answers are futures without a task behind them; `made` turns what the drives said into what the future
+gives (a peer's handler encodes there).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TypeVar
 
+from locks.messages import Reply as LockReply
 from node.cluster.lock_server import LockServer
-from node.limits import LATE_DRIVE_S
+from node.limits import DECIDED_GATHER, DECIDED_GATHER_S
 from node.objects import messages
 from node.protocol import verbs
-from node.store.drive_gate import DriveGate
+from node.store.drive_gate import DriveGate, operation_of
 
-_LATE = verbs.encode(verbs.Failed(verbs.DriveFault.IO, "no answer in time"))
+T = TypeVar("T")
+Replies = tuple[bytes, ...]
 
-
-class Loop(Protocol):
-    def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle: ...
-
-
-def together(
-    futures: Sequence[asyncio.Future[bytes]], *, late_s: float = LATE_DRIVE_S
-) -> asyncio.Future[tuple[bytes, ...]]:
-    """All answers in order; a drive that fails or stays behind its neighbours gives an encoded Failed."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[bytes, ...]] = loop.create_future()
-    answers: list[bytes | None] = [None] * len(futures)
-    left = len(futures)
-    timer: asyncio.TimerHandle | None = None
-
-    def finish() -> None:
-        if timer is not None:
-            timer.cancel()
-        if not done.done():
-            done.set_result(tuple(_LATE if a is None else a for a in answers))
-
-    def on_answer(index: int, future: asyncio.Future[bytes]) -> None:
-        nonlocal left, timer
-        left -= 1
-        if future.cancelled():
-            answers[index] = _LATE
-        elif (error := future.exception()) is not None:
-            fault = verbs.Failed(verbs.DriveFault.IO, f"{type(error).__name__}: {error}")
-            answers[index] = verbs.encode(fault)
-        else:
-            answers[index] = future.result()
-        if left == 0:
-            finish()
-        elif timer is None and left <= len(futures) // 2 and not done.done():
-            timer = loop.call_later(late_s, finish)
-
-    if not futures:
-        done.set_result(())
-    for index, future in enumerate(futures):
-        if future.done():
-            on_answer(index, future)
-        else:
-            future.add_done_callback(lambda f, i=index: on_answer(i, f))  # type: ignore[misc]
-    return done
+_NO_VERB = verbs.encode(verbs.Failed(verbs.DriveFault.BAD_REQUEST, "no verb of a drive"))
 
 
 class Member:
@@ -70,45 +32,149 @@ class Member:
     def __init__(self, gate: DriveGate, locks: LockServer) -> None:
         self._gate = gate
         self._locks = locks
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._decided: dict[tuple[bytes, ...], list[verbs.Mark]] = {}  # by drives
+        self._decided_until = 0.0
+        self._decided_timer: asyncio.TimerHandle | None = None
 
-    async def prepare(self, ask: messages.Prepare, *, deadline: float) -> messages.Prepared:
+    def prepare(
+        self, ask: messages.Prepare, made: Callable[[messages.Prepared], T], *, deadline: float
+    ) -> asyncio.Future[T]:
         """Lock, then read, in this order: what is read is not older than the grant."""
-        reply = b""
-        if ask.lock:
-            granted, reply = await self._locks.ask_encoded(ask.lock)
-            if not granted:
-                return messages.Prepared(reply)
+        if not ask.lock:
+            return self._read(ask, b"", made, deadline)
+        answer = self._locks.answer(ask.lock)
+        if not isinstance(answer, asyncio.Future):
+            return self._prepared(ask, *self._locks.encoded(answer), made, deadline)
+        task = asyncio.get_running_loop().create_task(self._queued(ask, answer, made, deadline))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return task
+
+    async def _queued(
+        self,
+        ask: messages.Prepare,
+        answer: asyncio.Future[LockReply],
+        made: Callable[[messages.Prepared], T],
+        deadline: float,
+    ) -> T:
+        """The caller stands in line for the lock."""
+        granted, reply = self._locks.encoded(await answer)
+        return await self._prepared(ask, granted, reply, made, deadline)
+
+    def _prepared(
+        self,
+        ask: messages.Prepare,
+        granted: bool,
+        reply: bytes,
+        made: Callable[[messages.Prepared], T],
+        deadline: float,
+    ) -> asyncio.Future[T]:
+        if granted:
+            return self._read(ask, reply, made, deadline)
+        refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        refused.set_result(made(messages.Prepared(reply)))
+        return refused
+
+    def _read(
+        self,
+        ask: messages.Prepare,
+        reply: bytes,
+        made: Callable[[messages.Prepared], T],
+        deadline: float,
+    ) -> asyncio.Future[T]:
         read = verbs.encode(verbs.Read(ask.key))
-        states = await together(
-            [self._gate.call(d, read, operation="Read", deadline=deadline) for d in ask.drives]
+        return self._gate.together(
+            [(drive, read) for drive in ask.drives],
+            lambda states: made(messages.Prepared(reply, states)),
+            operation="Read",
+            deadline=deadline,
         )
-        return messages.Prepared(reply, states)
 
-    async def commit(self, ask: messages.CommitAt, *, deadline: float) -> tuple[bytes, ...]:
-        calls = []
-        for drive, shard in ask.drives:
-            verb = verbs.encode(verbs.Commit(ask.key, ask.record, shard))
-            calls.append(self._gate.call(drive, verb, operation="Commit", deadline=deadline))
-        return await together(calls)
+    def commit(
+        self, ask: messages.CommitAt, made: Callable[[Replies], T], *, deadline: float
+    ) -> asyncio.Future[T]:
+        return self._gate.together(
+            [
+                (drive, verbs.encode(verbs.Commit(ask.key, ask.record, shard)))
+                for drive, shard in ask.drives
+            ],
+            made,
+            operation="Commit",
+            deadline=deadline,
+        )
 
+    def verbs(
+        self,
+        items: Sequence[tuple[bytes, bytes]],
+        made: Callable[[Replies], T],
+        *,
+        deadline: float,
+    ) -> asyncio.Future[T]:
+        names = {operation_of(verb) for _, verb in items}
+        name = names.pop() if len(names) == 1 else None
+        if name is not None:
+            return self._gate.together(items, made, operation=name, deadline=deadline)
+        task = asyncio.get_running_loop().create_task(self._mixed(items, made, deadline))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return task
+
+    async def _mixed(
+        self, items: Sequence[tuple[bytes, bytes]], made: Callable[[Replies], T], deadline: float
+    ) -> T:
+        """Verbs of several kinds, each under its own policy row."""
+        found = [_NO_VERB] * len(items)
+        kinds: dict[str, list[int]] = {}
+        for index, (_, verb) in enumerate(items):
+            name = operation_of(verb)
+            if name is not None:
+                kinds.setdefault(name, []).append(index)
+        asked = [
+            self._gate.together([items[i] for i in which], tuple, operation=name, deadline=deadline)
+            for name, which in kinds.items()
+        ]
+        for which, answers in zip(kinds.values(), await asyncio.gather(*asked), strict=True):
+            for index, answer in zip(which, answers, strict=True):
+                found[index] = answer
+        return made(tuple(found))
+
+    # ---- decided -------------------------------------------------------------------------------------
     def finish(self, ask: messages.Finish, *, deadline: float) -> None:
-        """Nobody waits for it: a flag that is lost is found again by the settling job."""
+        """Nobody waits for it: a flag that is lost is found again by the settling job.
+
+        The lock goes at once; the flags of some milliseconds reach each drive as one verb.
+        """
         if ask.release:
             self._locks.tell_encoded(ask.release)
-        if ask.epoch:
-            verb = verbs.encode(verbs.Decided(ask.key, ask.epoch, ask.missed))
-            for drive in ask.drives:
-                call = self._gate.call(drive, verb, operation="Decided", deadline=deadline)
-                call.add_done_callback(_consume)
+        if not ask.epoch or not ask.drives:
+            return
+        marks = self._decided.setdefault(ask.drives, [])
+        marks.append(verbs.Mark(ask.key, ask.epoch, ask.missed))
+        self._decided_until = max(self._decided_until, deadline)
+        if len(marks) >= DECIDED_GATHER:
+            self._tell_decided()
+        elif self._decided_timer is None:
+            self._decided_timer = asyncio.get_running_loop().call_later(
+                DECIDED_GATHER_S, self._tell_decided
+            )
 
-    async def verbs(
-        self, items: Sequence[tuple[bytes, bytes]], *, deadline: float
-    ) -> tuple[bytes, ...]:
-        return await together(
-            [self._gate.call(d, verb, operation=None, deadline=deadline) for d, verb in items]
-        )
+    def _tell_decided(self) -> None:
+        if self._decided_timer is not None:
+            self._decided_timer.cancel()
+            self._decided_timer = None
+        gathered, self._decided = self._decided, {}
+        for drives, marks in gathered.items():
+            verb = verbs.encode(verbs.Decided.of(marks))
+            told = self._gate.together(
+                [(drive, verb) for drive in drives],
+                len,
+                operation="Decided",
+                deadline=self._decided_until,
+            )
+            told.add_done_callback(_consume)
 
 
-def _consume(future: asyncio.Future[bytes]) -> None:
+def _consume(future: asyncio.Future[int]) -> None:
     if not future.cancelled():
         future.exception()

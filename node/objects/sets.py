@@ -151,7 +151,7 @@ class Cluster:
         """A result of type bytes is an encoded Prepared (see `prepared`)."""
         ask = messages.Prepare(lock, key, member.drives)
         if member.node == self.me:
-            return self.spawn(self.member.prepare(ask, deadline=deadline))
+            return self.member.prepare(ask, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]
             member.node, Method.PREPARE, messages.encode(ask), deadline=deadline
         )
@@ -167,7 +167,7 @@ class Cluster:
     ) -> asyncio.Future[tuple[bytes, ...] | bytes]:
         ask = messages.CommitAt(key, record, drives)
         if member.node == self.me:
-            return self.spawn(self.member.commit(ask, deadline=deadline))
+            return self.member.commit(ask, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]
             member.node, Method.COMMIT, messages.encode(ask), deadline=deadline
         )
@@ -176,7 +176,7 @@ class Cluster:
         self, member: Members, items: tuple[tuple[bytes, bytes], ...], *, deadline: float
     ) -> asyncio.Future[tuple[bytes, ...] | bytes]:
         if member.node == self.me:
-            return self.spawn(self.member.verbs(items, deadline=deadline))
+            return self.member.verbs(items, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]
             member.node,
             Method.VERBS,
@@ -222,6 +222,10 @@ def prepared(answer: messages.Prepared | bytes) -> messages.Prepared:
 
 def replies(answer: tuple[bytes, ...] | bytes) -> tuple[bytes, ...]:
     return messages.decode_replies(answer).replies if isinstance(answer, bytes) else answer
+
+
+def _same(answer: T) -> T:
+    return answer
 
 
 def _consume(future: asyncio.Future[Any]) -> None:

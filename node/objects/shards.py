@@ -15,10 +15,9 @@ from erasure.stripe import StripeLayout
 from node.errors import HoldfastError, TargetFailed
 from node.limits import BUFFER_WAIT_S, PEER_FRAME_BYTES, SHARD_READ_AHEAD, TRANSFER_LIMIT_S
 from node.objects import messages
-from node.objects.member import together
 from node.objects.sets import Cluster
 from node.protocol import verbs
-from node.runtime.arena import Arena, Slab
+from node.runtime.arena import Arena, Share, Slab
 from node.runtime.ports import Clock
 from node.store.drive_gate import DriveGate
 
@@ -47,26 +46,30 @@ async def read_frames(
     drives: Sequence[bytes],
     layout: StripeLayout,
     stripe: int,
+    share: Share = Share.CLIENT,
 ) -> Frames:
     """Reads one stripe's frames from local drives into one slab; release it after use."""
     size, offset = layout.frame_bytes(stripe), layout.frame_offset(stripe)
     now = clock.monotonic()
-    slab = await arena.alloc(size * len(drives), deadline=now + BUFFER_WAIT_S)
+    slab = await arena.alloc(size * len(drives), deadline=now + BUFFER_WAIT_S, share=share)
     try:
-        calls = []
-        for index, drive in enumerate(drives):
-            verb = verbs.ShardRead(data_id, offset, size, slab.offset + index * size)
-            calls.append(
-                gate.call(
+        answers = await gate.together(
+            [
+                (
                     drive,
-                    verbs.encode(verb),
-                    operation="ShardRead",
-                    deadline=now + BUFFER_WAIT_S,
-                    slabs=(slab,),
+                    verbs.encode(
+                        verbs.ShardRead(data_id, offset, size, slab.offset + index * size)
+                    ),
                 )
-            )
+                for index, drive in enumerate(drives)
+            ],
+            tuple,
+            operation="ShardRead",
+            deadline=now + BUFFER_WAIT_S,
+            slabs=(slab,),
+        )
         frames: list[bytes | memoryview | None] = []
-        for index, answer in enumerate(await together(calls)):
+        for index, answer in enumerate(answers):
             reply = verbs.decode_reply(answer)
             whole = isinstance(reply, verbs.Count) and reply.count == size
             frames.append(slab.view[index * size : (index + 1) * size] if whole else None)
@@ -85,7 +88,7 @@ async def serve_download(
 
     def fetch(stripe: int) -> asyncio.Task[Frames]:
         return asyncio.ensure_future(
-            read_frames(gate, arena, clock, ask.data_id, ask.drives, layout, stripe)
+            read_frames(gate, arena, clock, ask.data_id, ask.drives, layout, stripe, Share.PEER)
         )
 
     ahead: asyncio.Task[Frames] | None = fetch(ask.first) if ask.first < ask.last else None

@@ -143,24 +143,18 @@ class LocalSink(Sink):
             call.add_done_callback(_consume)
 
     async def _each(self, wanted: dict[int, verbs.Verb], slab: Slab | None = None) -> None:
-        calls = {
-            slot: self._gate.call(
-                self._good[slot],
-                verbs.encode(verb),
-                operation=type(verb).__name__,
-                deadline=self._deadline,
-                slabs=(slab,) if slab is not None else (),
-            )
-            for slot, verb in wanted.items()
-        }
-        for slot, call in calls.items():
-            try:
-                reply = verbs.decode_reply(await call)
-            except HoldfastError:
-                self._good.pop(slot, None)
-                continue
-            if isinstance(reply, verbs.Failed):
-                self._good.pop(slot, None)
+        """One verb to each slot's drive, all the same kind. A drive that fails or stays behind is out."""
+        answers = await self._gate.together(
+            [(self._good[slot], verbs.encode(verb)) for slot, verb in wanted.items()],
+            tuple,
+            operation=type(next(iter(wanted.values()))).__name__,
+            deadline=self._deadline,
+            late_s=SHARD_WRITER_LAG_S,
+            slabs=(slab,) if slab is not None else (),
+        )
+        for slot, answer in zip(list(wanted), answers, strict=True):
+            if isinstance(verbs.decode_reply(answer), verbs.Failed):
+                del self._good[slot]
         if not self._good:
             raise TargetFailed("no local drive takes the shards")
 

@@ -11,10 +11,10 @@ from node.cluster.lock_server import LockServer, decode_request
 from node.errors import TargetFailed
 from node.limits import BUFFER_WAIT_S, STRIPES_IN_FLIGHT, SYNC_BUDGET_S
 from node.objects import messages, shards
-from node.objects.member import Member, together
+from node.objects.member import Member
 from node.peer.inbound import PeerContext
 from node.protocol import verbs
-from node.runtime.arena import Arena, Slab
+from node.runtime.arena import Arena, Share, Slab
 from node.runtime.ports import Clock
 from node.store.drive_gate import DriveGate
 
@@ -33,23 +33,21 @@ class StorageHandlers:
         self._arena = arena
         self._clock = clock
 
-    async def prepare(self, context: PeerContext, payload: bytes) -> bytes:
+    def prepare(self, context: PeerContext, payload: bytes) -> asyncio.Future[bytes]:
         ask = messages.decode_prepare(payload)
-        return messages.encode(await self._member.prepare(ask, deadline=context.deadline))
+        return self._member.prepare(ask, messages.encode, deadline=context.deadline)
 
-    async def commit(self, context: PeerContext, payload: bytes) -> bytes:
+    def commit(self, context: PeerContext, payload: bytes) -> asyncio.Future[bytes]:
         ask = messages.decode_commit(payload)
-        answers = await self._member.commit(ask, deadline=context.deadline)
-        return messages.encode(messages.Replies(answers))
+        return self._member.commit(ask, _replies, deadline=context.deadline)
 
     def finish(self, context: PeerContext, payload: bytes) -> bytes:
         self._member.finish(messages.decode_finish(payload), deadline=context.deadline)
         return b""
 
-    async def verbs(self, context: PeerContext, payload: bytes) -> bytes:
+    def verbs(self, context: PeerContext, payload: bytes) -> asyncio.Future[bytes]:
         ask = messages.decode_verbs(payload)
-        answers = await self._member.verbs(ask.items, deadline=context.deadline)
-        return messages.encode(messages.Replies(answers))
+        return self._member.verbs(ask.items, _replies, deadline=context.deadline)
 
     async def lock(self, _context: PeerContext, payload: bytes) -> bytes:
         return encode_lock(await self._locks.ask(decode_request(payload)))
@@ -112,7 +110,9 @@ class ShardReceiver:
                     size = self._layout.frame_bytes(stripe) * len(self._rows)
                     if slab is None:
                         slab = await self._arena.alloc(
-                            size, deadline=self._clock.monotonic() + BUFFER_WAIT_S
+                            size,
+                            deadline=self._clock.monotonic() + BUFFER_WAIT_S,
+                            share=Share.PEER,
                         )
                     take = min(len(view), size - filled)
                     slab.view[filled : filled + take] = view[:take]
@@ -154,20 +154,17 @@ class ShardReceiver:
     async def _each(
         self, wanted: dict[int, verbs.Verb], slab: Slab | None = None
     ) -> dict[int, bytes]:
-        """To every row's drive that has not failed yet; a Failed answer takes the row out."""
+        """One verb to every row's drive that has not failed yet; a Failed answer takes the row out."""
         chosen = [index for index in wanted if index not in self._faults]
-        deadline = self._clock.monotonic() + SYNC_BUDGET_S
-        answers = await together(
-            [
-                self._gate.call(
-                    self._rows[index][0],
-                    wanted[index],
-                    deadline=deadline,
-                    slabs=(slab,) if slab is not None else (),
-                )
-                for index in chosen
-            ],
+        if not chosen:
+            return {}
+        answers = await self._gate.together(
+            [(self._rows[index][0], verbs.encode(wanted[index])) for index in chosen],
+            tuple,
+            operation=type(wanted[chosen[0]]).__name__,
+            deadline=self._clock.monotonic() + SYNC_BUDGET_S,
             late_s=1.0,
+            slabs=(slab,) if slab is not None else (),
         )
         found = dict(zip(chosen, answers, strict=True))
         for index, answer in found.items():
@@ -186,6 +183,10 @@ class ShardReceiver:
                 drop = verbs.StageDrop(self._data_id)
                 call = self._gate.call(drive, drop, deadline=deadline)
                 call.add_done_callback(_consume)
+
+
+def _replies(answers: tuple[bytes, ...]) -> bytes:
+    return messages.encode(messages.Replies(answers))
 
 
 def _consume(future: asyncio.Future[bytes]) -> None:

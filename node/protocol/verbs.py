@@ -10,6 +10,7 @@ do not travel here: they lie in the node's arena (shared memory), and verbs name
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -51,12 +52,27 @@ class Commit(msgspec.Struct, array_like=True, frozen=True, tag=3):
     shard: bytes = b""  # framed inline shard
 
 
-class Decided(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """Not synced at once (within 1 s) -> Done. `missed`: slots that lack the version, kept as repair entry."""
+class Mark(msgspec.Struct, array_like=True, frozen=True):
+    """An epoch of a key is decided. `missed`: slots that lack the version, kept as repair entry."""
 
     key: bytes
     epoch: bytes
     missed: tuple[int, ...] = ()
+
+
+class Decided(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Not synced at once (within 1 s) -> Done. `also`: further marks; a failed one stops no other."""
+
+    key: bytes
+    epoch: bytes
+    missed: tuple[int, ...] = ()
+    also: tuple[Mark, ...] = ()
+
+    @classmethod
+    def of(cls, marks: Sequence[Mark]) -> Decided:
+        """`marks`: at least one."""
+        first = marks[0]
+        return cls(first.key, first.epoch, first.missed, tuple(marks[1:]))
 
 
 class Discard(msgspec.Struct, array_like=True, frozen=True, tag=5):

@@ -20,10 +20,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import node
-from node.errors import Shed, TargetFailed
+from node.errors import HoldfastError, Shed, TargetFailed
 from node.limits import (
     DRIVE_MESSAGE_BYTES,
     DRIVE_QUEUE_CALLS,
@@ -33,6 +34,8 @@ from node.limits import (
     DRIVE_RESPAWN_MIN_S,
 )
 from node.runtime.arena import Arena
+
+Answered = Callable[[bytes | HoldfastError], None]
 
 _HEAD = struct.Struct(">II")
 _RECEIVE_BYTES = 256 * 1024
@@ -63,7 +66,7 @@ class DriveProcess:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._calls: dict[int, Answered] = {}
         self._next_call = 0
         self._out: list[bytes] = []
         self._flush_planned = False
@@ -112,23 +115,28 @@ class DriveProcess:
 
         TargetFailed when the process is gone, Shed when DRIVE_QUEUE_CALLS are outstanding.
         """
+        assert self._loop is not None, "not started"
+        future = self._loop.create_future()
+        self.send(frame, partial(_settle, future))
+        return future
+
+    def send(self, frame: bytes, answered: Answered) -> None:
+        """Queue a frame; `answered` gets what the future of `submit` would."""
         loop = self._loop
         assert loop is not None, "not started"
-        future = loop.create_future()
         if self._socket is None:
-            future.set_exception(TargetFailed(f"the process of drive {self.path} is not running"))
-            return future
+            answered(TargetFailed(f"the process of drive {self.path} is not running"))
+            return
         if len(self._calls) >= DRIVE_QUEUE_CALLS:
-            future.set_exception(Shed(f"drive {self.path} has too many calls outstanding"))
-            return future
+            answered(Shed(f"drive {self.path} has too many calls outstanding"))
+            return
         call = self._next_call = (self._next_call + 1) & 0xFFFFFFFF
-        self._calls[call] = future
+        self._calls[call] = answered
         self._out.append(_HEAD.pack(len(frame) + 4, call))
         self._out.append(frame)
         if not self._flush_planned and not self._writing:
             self._flush_planned = True
             loop.call_soon(self._flush)
-        return future
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -177,6 +185,7 @@ class DriveProcess:
         data = self._rest + received if self._rest else received
         at, end = 0, len(data)
         calls = self._calls
+        ended: list[tuple[Answered, bytes]] = []
         while end - at >= 8:
             length, call = _HEAD.unpack_from(data, at)
             if not 6 <= length <= DRIVE_MESSAGE_BYTES:
@@ -188,11 +197,13 @@ class DriveProcess:
             # The tag behind the array's head: Failed answers concern whoever watches the drive, too.
             if data[at + 9] == _FAILED_TAG and self.on_failed is not None:
                 self.on_failed(data[at + 8 : at + 4 + length])
-            future = calls.pop(call, None)
-            if future is not None and not future.done():
-                future.set_result(data[at + 8 : at + 4 + length])
+            answered = calls.pop(call, None)
+            if answered is not None:
+                ended.append((answered, data[at + 8 : at + 4 + length]))
             at += 4 + length
         self._rest = data[at:]
+        for answered, reply in ended:  # what they do may end or restart the process
+            answered(reply)
 
     # ---- starting and losing it --------------------------------------------------------------------
     def _spawn(self) -> None:
@@ -259,9 +270,8 @@ class DriveProcess:
             self._dead.append(self._process)
             self._process = None
         calls, self._calls = self._calls, {}
-        for future in calls.values():
-            if not future.done():
-                future.set_exception(TargetFailed(f"{self.path}: {why}"))
+        for answered in calls.values():
+            answered(TargetFailed(f"{self.path}: {why}"))
         if self.on_change is not None:
             self.on_change(False)
         if respawn and not self._stopped:
@@ -271,6 +281,15 @@ class DriveProcess:
         assert self._loop is not None
         self._respawn = self._loop.call_later(self._pause_s, self._spawn)
         self._pause_s = min(self._pause_s * 2, DRIVE_RESPAWN_MAX_S)
+
+
+def _settle(future: asyncio.Future[bytes], answer: bytes | HoldfastError) -> None:
+    if future.done():
+        return
+    if isinstance(answer, bytes):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
 
 
 def _environment() -> dict[str, str]:

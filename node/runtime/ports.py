@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from node.errors import HoldfastError
+
 T = TypeVar("T")
 
 
@@ -45,6 +47,13 @@ class Drive(Protocol):
 
         The future fails with node.errors.TargetFailed when the drive's process is gone. It never
         times out by itself (the gate's guard does that); a cancelled future only drops the answer.
+        """
+        ...
+
+    def send(self, frame: bytes, answered: Callable[[bytes | HoldfastError], None]) -> None:
+        """The same without a future: `answered` is called once, with the reply or the error.
+
+        It may be called before `send` returns, and must not raise.
         """
         ...
 

@@ -23,16 +23,26 @@ import asyncio
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
-from node.errors import DeadlineExceeded, DriveFailed, TargetDown, TargetFailed
+from node.errors import DeadlineExceeded, DriveFailed, HoldfastError, TargetDown, TargetFailed
 from node.guard.breaker import BreakerState
+from node.guard.calls import PENDING, Send
 from node.guard.guard import Guard, Target
 from node.guard.policy import DRIVE_OPERATIONS
-from node.limits import DRIVE_RESPAWN_MAX_S, DRIVE_START_S, DRIVE_STATE_CHECK_S
+from node.limits import (
+    DRIVE_RESPAWN_MAX_S,
+    DRIVE_START_S,
+    DRIVE_STATE_CHECK_S,
+    LATE_DRIVE_S,
+)
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.ports import Clock
+
+T = TypeVar("T")
+Answered = Callable[[bytes | HoldfastError], None]
 
 NO_DRIVE = bytes(16)
 _GOOD_CHECKS = 3
@@ -41,6 +51,7 @@ _FIRST_PROBE_S = (
     1.2  # after it was taken out, if nothing is outstanding: its breaker lets one through by then
 )
 _SAMPLE = 8  # one small verb in so many is timed; bulk verbs all are
+_LATE = verbs.encode(verbs.Failed(DriveFault.IO, "no answer in time"))
 _OPERATIONS: dict[int, str] = {
     int(verb.__struct_config__.tag): verb.__name__ for verb in verbs.Verb.__args__
 }
@@ -86,6 +97,8 @@ class DriveService(Protocol):
     def running(self) -> bool: ...
 
     def submit(self, frame: bytes, /) -> asyncio.Future[bytes]: ...
+
+    def send(self, frame: bytes, answered: Answered, /) -> None: ...
 
     def start(self) -> None: ...
 
@@ -225,6 +238,75 @@ class DriveGate:
             return _answered(verbs.Failed(DriveFault.WRONG_DRIVE, detail))
         return self._call(drive, drive_id, verb, operation, deadline, slabs)
 
+    def together(
+        self,
+        calls: Sequence[tuple[bytes, bytes]],
+        made: Callable[[tuple[bytes, ...]], T],
+        *,
+        operation: str,
+        deadline: float,
+        late_s: float = LATE_DRIVE_S,
+        slabs: Sequence[Pinnable] = (),
+    ) -> asyncio.Future[T]:
+        """One verb to each of several drives (id, encoded verb); -> made(the encoded replies, in order).
+
+        A drive that fails, is refused or stays behind its neighbours gives an encoded Failed.
+        """
+        sends: list[tuple[Target, Send] | HoldfastError] = []
+        asked: list[_Watched] = []
+        for drive_id, verb in calls:
+            drive = self._by_id.get(drive_id)
+            if drive is None:
+                detail = f"{drive_id.hex()} is not a drive of this node"
+                sends.append(DriveFailed(DriveFault.WRONG_DRIVE, detail))
+            elif drive.state in _REFUSING:
+                sends.append(TargetDown(f"drive {drive.path} is {drive.state.name.lower()}"))
+            else:
+                asked.append(drive)
+                sends.append((drive.target, self._sender(drive, drive_id + verb, operation, slabs)))
+        future = self._guard.volley(
+            "drive",
+            operation,
+            DRIVE_OPERATIONS[operation],
+            sends,
+            lambda answers: made(tuple(map(_encoded, answers))),
+            late_s=late_s,
+            deadline=deadline,
+        )
+        for drive in asked:
+            self._take_out_if_sick(drive)
+        return future
+
+    def _take_out_if_sick(self, drive: _Watched) -> None:
+        if drive.target.breaker.state is BreakerState.OPEN and drive.state is DriveState.ONLINE:
+            self._set(drive, DriveState.HUNG, "too many verbs failed or were slow")
+
+    def _sender(
+        self, drive: _Watched, frame: bytes, operation: str, slabs: Sequence[Pinnable]
+    ) -> Send:
+        """How a volley sends to a drive; what it sends keeps `slabs` pinned until the drive's own answer."""
+        drive.count += 1
+        timed = bool(slabs) or not drive.count % _SAMPLE
+        if not timed:
+            return partial(drive.service.send, frame)
+
+        def send(answered: Answered) -> None:
+            began = self._clock.monotonic()
+            for slab in slabs:
+                slab.pin()
+
+            def own(answer: bytes | HoldfastError) -> None:
+                for slab in slabs:
+                    slab.unpin()
+                if isinstance(answer, bytes):
+                    seconds = self._clock.monotonic() - began
+                    self._metrics.drive_operation(drive.path, operation, seconds)
+                answered(answer)
+
+            drive.service.send(frame, own)
+
+        return send
+
     async def ask(
         self,
         drive_id: bytes,
@@ -251,7 +333,7 @@ class DriveGate:
         slabs: Sequence[Pinnable],
     ) -> asyncio.Future[bytes]:
         data = verb if isinstance(verb, bytes) else verbs.encode(verb)
-        name = operation or _operation(data)
+        name = operation or operation_of(data)
         if name is None:
             return _answered(verbs.Failed(DriveFault.BAD_REQUEST, "no verb of a drive"))
         if drive.state in _REFUSING:
@@ -272,8 +354,7 @@ class DriveGate:
         if slabs or not drive.count % _SAMPLE:
             began = self._clock.monotonic()
             future.add_done_callback(lambda f: self._timed(drive, name, began, f))
-        if drive.target.breaker.state is BreakerState.OPEN and drive.state is DriveState.ONLINE:
-            self._set(drive, DriveState.HUNG, "too many verbs failed or were slow")
+        self._take_out_if_sick(drive)
         return future
 
     def _timed(
@@ -483,8 +564,19 @@ def _answered(reply: verbs.Reply) -> asyncio.Future[bytes]:
     return future
 
 
-def _operation(data: bytes) -> str | None:
-    """The verb's name by its tag, without decoding it; None when it is none."""
+def _encoded(answer: bytes | HoldfastError | object) -> bytes:
+    """A drive's own reply, or a Failed that says why there is none."""
+    if isinstance(answer, bytes):
+        return answer
+    if answer is PENDING:
+        return _LATE
+    if isinstance(answer, DriveFailed):
+        return verbs.encode(verbs.Failed(answer.fault, answer.detail))
+    return verbs.encode(verbs.Failed(DriveFault.IO, f"{type(answer).__name__}: {answer}"))
+
+
+def operation_of(data: bytes) -> str | None:
+    """A verb's name by its tag, without decoding it; None when it is none."""
     return _OPERATIONS.get(data[1]) if len(data) > 1 else None
 
 

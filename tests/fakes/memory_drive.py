@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from node.errors import TargetFailed
+from node.errors import HoldfastError, TargetFailed
 from node.limits import DRIVE_LAZY_SYNC_S
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
@@ -212,6 +212,9 @@ class MemoryDrive:
 
         loop.call_later(self.disk.delay_s, work)
         return answer
+
+    def send(self, frame: bytes, answered: Callable[[bytes | HoldfastError], None]) -> None:
+        self.submit(frame).add_done_callback(lambda f: answered(f.exception() or f.result()))  # type: ignore[arg-type]
 
     # ---- verbs -----------------------------------------------------------------------------------
     def _answer(self, frame: bytes) -> verbs.Reply:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from node.errors import DeadlineExceeded, DriveFailed, TargetDown, TargetFailed
+from node.errors import DeadlineExceeded, DriveFailed, HoldfastError, TargetDown, TargetFailed
 from node.guard.guard import Guard
 from node.guard.policy import DRIVE_OPERATIONS
 from node.protocol import verbs
@@ -52,6 +52,9 @@ class FakeDrive:
                 self.on_failed(verbs.encode(reply))
             future.set_result(verbs.encode(reply))
         return future
+
+    def send(self, frame: bytes, answered: Callable[[bytes | HoldfastError], None], /) -> None:
+        self.submit(frame).add_done_callback(lambda f: answered(f.exception() or f.result()))  # type: ignore[arg-type]
 
     def release(self, reply: verbs.Reply) -> None:
         held, self.held = self.held, []
@@ -171,7 +174,7 @@ async def test_verbs_go_to_the_drive_they_are_meant_for(world: World) -> None:
 
 
 async def test_every_verb_has_a_policy_row_and_is_known_by_its_tag() -> None:
-    assert {drive_gate._operation(verbs.encode(v)) for v in (verbs.Check(), verbs.Scan("b"))} == {
+    assert {drive_gate.operation_of(verbs.encode(v)) for v in (verbs.Check(), verbs.Scan("b"))} == {
         "Check",
         "Scan",
     }

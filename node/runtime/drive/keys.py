@@ -139,21 +139,33 @@ class Keys:
         return verbs.RepairDone(verdict), True
 
     def decided(self, verb: verbs.Decided) -> Answer:
-        catalog, key = self._catalog, _key(verb.key)
-        if verb.epoch in catalog.undecided.get(key, ()):
+        failed: DriveError | None = None
+        for mark in (verbs.Mark(verb.key, verb.epoch, verb.missed), *verb.also):
+            try:
+                self._mark(_key(mark.key), mark.epoch, mark.missed)
+            except DriveError as error:
+                if error.condemns:
+                    raise
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return verbs.Done(), False
+
+    def _mark(self, key: bytes, epoch: bytes, missed: tuple[int, ...]) -> None:
+        catalog = self._catalog
+        if epoch in catalog.undecided.get(key, ()):
             register, bases = catalog.load(key)
-            after, gone = reg.decided(register, verb.epoch)
+            after, gone = reg.decided(register, epoch)
             plan = catalog.plan_references(None, gone) if gone else []
-            if verb.missed:
-                catalog.enqueue(key, verb.epoch, verb.missed)
-            catalog.drop_undecided(key, verb.epoch)
+            if missed:
+                catalog.enqueue(key, epoch, missed)
+            catalog.drop_undecided(key, epoch)
             if gone:
                 self._forget(key, gone)
                 catalog.store(key, after, bases)
                 catalog.apply_references(plan)
-        elif verb.missed:
-            catalog.enqueue(key, verb.epoch, verb.missed)
-        return verbs.Done(), False
+        elif missed:
+            catalog.enqueue(key, epoch, missed)
 
     def discard(self, verb: verbs.Discard) -> Answer:
         catalog, key = self._catalog, _key(verb.key)
