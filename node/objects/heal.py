@@ -21,7 +21,7 @@ from node.objects.stage import Row, ShardWriters, Stripe
 from node.protocol import verbs
 from node.protocol.record import Kind, Part, Record
 from node.protocol.register import Repaired
-from node.runtime.arena import Arena
+from node.runtime.arena import Arena, Share
 from node.store.drive_gate import DriveGate
 
 
@@ -214,7 +214,9 @@ class Healer:
             for stripe in range(layout.stripes):
                 size = layout.frame_bytes(stripe)
                 slab = await self._arena.alloc(
-                    size * len(rows), deadline=self._clock.monotonic() + BUFFER_WAIT_S
+                    size * len(rows),
+                    deadline=self._clock.monotonic() + BUFFER_WAIT_S,
+                    share=Share.CLIENT,
                 )
                 try:
                     payloads, held = await reader.next(shards)

@@ -27,7 +27,7 @@ from node.objects.sets import Cluster, SetView
 from node.objects.stage import Row, ShardWriters, Stripe
 from node.protocol import verbs
 from node.protocol.record import Part
-from node.runtime.arena import Arena, Slab
+from node.runtime.arena import Arena, Share, Slab
 from node.runtime.ports import Cpu, Rng
 from node.store.drive_gate import DriveGate
 
@@ -166,7 +166,9 @@ class Intake:
             for index in range(layout.stripes):
                 frame_bytes = layout.frame_bytes(index)
                 slab = await self._arena.alloc(
-                    n * frame_bytes, deadline=self._clock.monotonic() + BUFFER_WAIT_S
+                    n * frame_bytes,
+                    deadline=self._clock.monotonic() + BUFFER_WAIT_S,
+                    share=Share.CLIENT,
                 )
                 rows = stripes.row_views(slab.view, layout.k, frame_bytes)
                 for row, carried in layout.data_slices(index):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from node.errors import DeadlineExceeded, Shed
 from node.runtime import arena as arena_module
-from node.runtime.arena import PAGE_BYTES, Arena, Slab
+from node.runtime.arena import PAGE_BYTES, Arena, Share, Slab
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -122,3 +122,21 @@ async def test_a_cancelled_waiter_leaks_nothing() -> None:
         await served_then_cancelled
     assert arena.free_bytes == arena.size_bytes
     arena.close()
+
+
+async def test_peers_find_room_while_clients_have_used_up_theirs() -> None:
+    arena = Arena(16 * PAGE_BYTES)
+    mine = [arena.try_alloc(PAGE_BYTES, Share.CLIENT) for _ in range(10)]
+    assert (
+        all(mine) and arena.try_alloc(PAGE_BYTES, Share.CLIENT) is None
+    )  # ten of sixteen are the clients'
+    waiting = asyncio.ensure_future(arena.alloc(PAGE_BYTES, deadline=soon(), share=Share.CLIENT))
+    await asyncio.sleep(0)
+    theirs = await arena.alloc(6 * PAGE_BYTES, deadline=soon())
+    assert not waiting.done()
+    theirs.release()
+    await asyncio.sleep(0)
+    assert not waiting.done()  # a peer's room is not a client's
+    assert mine[0] is not None
+    mine[0].release()
+    assert (await waiting).view.nbytes == PAGE_BYTES
