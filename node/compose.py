@@ -27,7 +27,7 @@ from node.console.app import create_console
 from node.engine import Engine
 from node.errors import ConfigError, HoldfastError, Unavailable
 from node.guard.guard import Guard
-from node.limits import ARENA_BYTES, DRAIN_S, GREET_INTERVAL_S
+from node.limits import ARENA_BYTES, DRAIN_S, GREET_INTERVAL_S, MIB
 from node.node_health import snapshot
 from node.observe.health import Health
 from node.observe.log import configure, current_request_id, get_logger, request_id
@@ -75,7 +75,7 @@ class Node:
         self.metrics = Metrics(clock=self.clock)
         self.metrics.build_info(version("holdfast"), backend_name())
         self.log = get_logger("holdfast.node")
-        self.guard = Guard(self.clock, self.rng, self.metrics)
+        self.guard = Guard(self.clock, self.rng, self.metrics, enabled=settings.guarded)
         self.engine: Engine | None = None
         self.incarnation = int(self.clock.now() * 1000)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -89,7 +89,7 @@ class Node:
             keys=ClusterKeys(secret.value.encode(), previous.value.encode() if previous else None),
         )
         roster = Roster()
-        self.arena = Arena(ARENA_BYTES)
+        self.arena = Arena(min(ARENA_BYTES, settings.memory_limit_bytes // (2 * MIB) * MIB))
         drives = DriveSettings(relaxed=settings.durability == "relaxed")
         self.gate = DriveGate(
             [(path, DriveProcess(path, self.arena, drives)) for path in settings.local_paths],

@@ -54,6 +54,7 @@ class Settings:
     domain: str | None = None
     endpoint: str | None = None
     memory_limit_bytes: int = GIB
+    guarded: bool = True  # False: only to measure what the guard costs
     log_level: str = "info"
     trusted_proxies: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -269,6 +270,7 @@ def build(resolved: Resolved) -> Settings:
         endpoint=parsed["endpoint"],
         memory_limit_bytes=parsed["memory_limit"],
         log_level=parsed["log_level"],
+        guarded=parsed["guard"] != "off",
         trusted_proxies=parsed["trusted_proxies"] or (),
         warnings=resolved.warnings,
         shown=tuple(

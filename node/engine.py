@@ -92,7 +92,13 @@ class Engine:
                 intake=intake,
                 sources=sources,
                 lister=lister,
-                buckets=Buckets(self.cluster, self.documents, node.settings.region),
+                buckets=Buckets(
+                    self.cluster,
+                    self.documents,
+                    node.settings.region,
+                    node.guard,
+                    node.metrics,
+                ),
                 multipart=Multipart(
                     self.cluster, self.lookup, self.writer, intake, lister, node.rng
                 ),

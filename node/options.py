@@ -159,6 +159,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="memory_limit", parse=_parse_memory, help="memory a node may use", default="1GiB"),
     Option(name="log_level", parse=_one_of("debug", "info", "warning", "error"), default="info",
            help="debug, info, warning or error"),
+    Option(name="guard", parse=_one_of("on", "off"), default="on",
+           help="off: no breakers, bounds and retries, only to measure what they cost"),
     Option(name="trusted_proxies", parse=_parse_proxies, help="networks whose X-Forwarded-For counts", default=""),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}

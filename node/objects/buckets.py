@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
-from node.errors import BucketAlreadyExists, BucketNotEmpty, NoSuchBucket, QuorumLost
+from node.errors import (
+    BucketAlreadyExists,
+    BucketNotEmpty,
+    DeadlineExceeded,
+    NoSuchBucket,
+    QuorumLost,
+)
+from node.guard.guard import Guard
+from node.guard.policy import ADMIN
 from node.limits import BUCKET_MEMORY_ENTRIES, BUCKET_MEMORY_S
 from node.objects.api import BucketInfo
 from node.objects.documents import Document, DocumentConflict, Documents
@@ -22,6 +31,12 @@ from node.objects.sets import SYSTEM_BUCKET, Cluster, replies
 from node.protocol import verbs
 
 _PREFIX = "buckets/"
+
+
+class ConfigObserver(Protocol):
+    def config_read(self, operation: str, seconds: float) -> None: ...
+
+    def config_read_timeout(self, operation: str) -> None: ...
 
 
 class _Stored(msgspec.Struct):
@@ -40,11 +55,20 @@ _decoder = msgspec.json.Decoder(_Stored)
 class Buckets:
     """Bucket documents and what this node remembers of them."""
 
-    def __init__(self, cluster: Cluster, documents: Documents, region: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        documents: Documents,
+        region: str,
+        guard: Guard,
+        observer: ConfigObserver,
+    ) -> None:
         self._cluster = cluster
         self._clock = cluster.clock
         self._documents = documents
         self._region = region
+        self._guard = guard
+        self._observer = observer
         self._known: dict[str, tuple[float, BucketInfo]] = {}
         self._reading: dict[str, asyncio.Future[BucketInfo]] = {}
 
@@ -64,7 +88,27 @@ class Buckets:
         return await asyncio.shield(reading)
 
     async def _read(self, name: str, deadline: float) -> BucketInfo:
-        document = await self._documents.read(_PREFIX + name, deadline=deadline)
+        """A configuration read: 3 s an attempt, 10 s in all, measured; a timeout is 503, never "not found"."""
+        policy = ADMIN["config_read"]
+        began = self._clock.monotonic()
+
+        async def attempt(until: float) -> Document | None:
+            return await self._documents.read(_PREFIX + name, deadline=until)
+
+        try:
+            document = await self._guard.run(
+                "config",
+                "config_read",
+                policy,
+                None,
+                attempt,
+                deadline=min(deadline, began + policy.total_s),
+            )
+        except DeadlineExceeded:
+            self._observer.config_read_timeout("config")
+            raise
+        finally:
+            self._observer.config_read("config", self._clock.monotonic() - began)
         if document is None:
             self._known.pop(name, None)
             raise NoSuchBucket(bucket=name)

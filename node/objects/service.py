@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from node.errors import InvalidPart, InvalidRange, NoSuchBucket, NoSuchKey, QuorumLost
+from node.errors import (
+    ClientError,
+    CodedError,
+    InvalidRange,
+    LockContended,
+    NoSuchBucket,
+    NoSuchKey,
+    QuorumLost,
+    Undecided,
+)
 from node.objects import stripes
 from node.objects.api import (
     NO_CONDITIONS,
@@ -180,7 +189,8 @@ class Objects:
                 condition=write_condition(conditions),
                 deadline=deadline,
             )
-        except (NoSuchBucket, NoSuchKey, InvalidPart):
+        except (ClientError, LockContended, QuorumLost, Undecided):
+            # Nothing was sent, or every attempt was proved dead. After OutcomeUnknown it must stay.
             self._parts.intake.abandon(view, stored)
             raise
         assert written is not None
@@ -354,7 +364,8 @@ class Objects:
         if reason not in ("rotten", "missing"):
             return
         if reason == "rotten":
-            self._parts.observer.rotten_block(found.view.node_of[slot])
+            place = found.view.slots[slot]
+            self._parts.observer.rotten_block(f"{place.node}{place.path}")
         if slot not in found.holders:
             return  # it never had the version; the writer queued that already
         entry = verbs.Enqueue(found.key, record.epoch, (slot,))
@@ -410,6 +421,11 @@ class Objects:
         source = found.record
         assert source is not None
         check_source(source, source_conditions)
+        if byte_range is not None and (byte_range.last is None or byte_range.last >= source.size):
+            raise CodedError(
+                "InvalidArgument",
+                f"Range specified is not valid for source object of size: {source.size}",
+            )
         start, end = resolve_range(source, byte_range, None)
         reading = self._reading(found, start, end)
         try:
