@@ -3,8 +3,8 @@
 Theory of operation. n drives hold the key's set, W is the write quorum, an answer set has at least R =
 n - n//2 answers. Candidates are judged newest first; u = n - answers.
 
-    0. X at or below the floor of an answer without an entry: the holders are asked again, after that
-       answer; if a fresh answer still holds something there, the floor was another key's: judge on
+    0. X at or below the floor of an answer that holds nothing so old: the holders are asked again, after
+       that answer; if a fresh answer still holds something there, the floor was another key's: judge on
     1. an answer flags X decided, or W answers hold X                          -> X is the version
     2. holders + acceptors (top <= base of X) + u < W                          -> X is dead; next older
     3. otherwise nobody knows yet: never serve the older version
@@ -36,7 +36,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One drive's answer: `floor` counts only when it holds nothing."""
+    """One drive's answer, `held` ascending by epoch. `floor` counts for what is older than all it holds."""
 
     top: bytes
     floor: bytes
@@ -63,13 +63,17 @@ def judge(
     """Judge answers by slot. `rechecked`: epochs whose holders were asked again under rule 0."""
     unanswered = n - len(answers)
     again = set(rechecked)
-    empty_floor = max((a.floor for a in answers.values() if not a.held), default=b"")
     entries = {h.epoch: h for a in answers.values() for h in a.held}
     dead: list[bytes] = []
     for epoch in sorted(entries, reverse=True):
         write_quorum = entries[epoch].write_quorum
         base = entries[epoch].base
-        if epoch <= empty_floor and epoch not in again:
+        # A drive's floor is of all its keys: where something as old is held, it is not of this one.
+        floor = max(
+            (a.floor for a in answers.values() if not a.held or a.held[0].epoch > epoch),
+            default=b"",
+        )
+        if epoch <= floor and epoch not in again:
             return Verdict(Outcome.STALE, epoch, unanswered=unanswered, dead=tuple(dead))
         holders = frozenset(
             slot for slot, a in answers.items() if any(h.epoch == epoch for h in a.held)
