@@ -375,7 +375,8 @@ class ClusterWorld:
         self.arena_bytes = arena_bytes
         self.names = tuple(f"node{number}:9002" for number in range(1, nodes + 1))
         self.drives_per_node = drives
-        self.parity = default_parity(nodes, drives) if parity is None else parity
+        width = len(layout([drives] * nodes)[0])
+        self.parity = default_parity(nodes, width // nodes) if parity is None else parity
         rng = SeededRng(seed)
         self.cluster_id = rng.bytes(16)
         self.disks = {name: [Disk(rng.bytes(16)) for _ in range(drives)] for name in self.names}
@@ -485,7 +486,7 @@ class ClusterWorld:
 
     async def _until(self, condition: Callable[[], bool], bound_s: float = 60.0) -> None:
         async with asyncio.timeout(bound_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - of virtual time
                 await asyncio.sleep(0.05)
 
     # ---- the wire --------------------------------------------------------------------------------
