@@ -51,7 +51,7 @@ class Scans:
                 cut = key.find(delimiter, len(prefix))
                 if cut >= 0:
                     common = key[: cut + len(delimiter)]
-                    listed.append(verbs.Listed(common, 0, newest.epoch, True))
+                    listed.append(verbs.Listed(common, 0, newest.epoch))
                     beyond = rows.after(common)
                     if not beyond:
                         return verbs.Page(tuple(listed), False)
