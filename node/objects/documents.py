@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from node.errors import PreconditionFailed
+from node.errors import PreconditionFailed, QuorumLost
 from node.objects import stripes
 from node.objects.lookup import Found, Lookup
 from node.objects.sets import SYSTEM_BUCKET, Cluster, SetView
@@ -17,6 +17,8 @@ from node.protocol import epoch as ep
 from node.protocol import record as records
 from node.protocol.record import Kind, Part, Record
 from node.runtime.ports import Rng
+
+OnBad = Callable[[int, str], None]  # (slot, reason: "rotten", "missing")
 
 
 class DocumentConflict(PreconditionFailed):
@@ -48,7 +50,8 @@ class Documents:
         record = found.record
         if record is None or record.kind != Kind.OBJECT:
             return None
-        return Document(inline_bytes(found), ep.number(record.epoch), record.mtime_ns)
+        data = await inline_bytes(self._lookup, found, deadline=deadline)
+        return Document(data, ep.number(record.epoch), record.mtime_ns)
 
     async def write(
         self, name: str, data: bytes, *, expected: int | None, deadline: float
@@ -112,17 +115,39 @@ def expecting(expected: int | None) -> Callable[[Record | None], None] | None:
     return condition
 
 
-def inline_bytes(found: Found) -> bytes:
-    """The data of an inline version that was looked up with its shards."""
+async def inline_bytes(
+    lookup: Lookup, found: Found, on_bad: OnBad = lambda slot, reason: None, *, deadline: float
+) -> bytes:
+    """The data of an inline version that was looked up with its shards.
+
+    Where some of those are lost or rotten, the other drives are asked as well. QuorumLost.
+    """
+    try:
+        return _joined(found, on_bad)
+    except stripes.NotEnoughShards:
+        assert found.record is not None
+        again = await lookup.find(
+            found.view, found.key, inline=True, everywhere=True, deadline=deadline
+        )
+        if again.record is None or again.record.epoch != found.record.epoch:
+            raise QuorumLost("the object changed while its shards were gathered") from None
+        try:
+            return _joined(again, lambda slot, reason: None)
+        except stripes.NotEnoughShards as error:
+            raise QuorumLost(f"the object cannot be read now: {error}") from error
+
+
+def _joined(found: Found, on_bad: OnBad) -> bytes:
     record = found.record
     assert record is not None and record.inline
     if not record.size:
         return b""
     view: SetView = found.view
-    shards = {
-        view.shard_at(slot, record.rotation): shard
-        for slot in found.holders
-        if (shard := found.shard(slot))
-    }
     part = record.parts[0]
-    return bytes(stripes.inline_data(shards, part.data_id, record.size, record.k, record.n))
+    slots = {view.shard_at(slot, record.rotation): slot for slot in found.holders}
+    shards = {shard: data for shard, slot in slots.items() if (data := found.shard(slot))}
+    good = stripes.verified(shards, part.data_id, 0)
+    for shard, slot in slots.items():
+        if shard not in good:
+            on_bad(slot, "rotten" if shard in shards else "missing")
+    return bytes(stripes.joined(good, record.size, record.k, record.n))

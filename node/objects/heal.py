@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from erasure.stripe import StripeLayout
+from node.errors import QuorumLost
 from node.limits import BUFFER_WAIT_S, SYNC_BUDGET_S, TRANSFER_LIMIT_S
 from node.objects import stripes
 from node.objects.gathering import Gathering
@@ -136,7 +137,7 @@ class Healer:
 
     @staticmethod
     def inline_shards(found: Found, slots: Iterable[int]) -> dict[int, bytes]:
-        """The framed shards that belong at `slots`; {} where the version has no inline data."""
+        """The framed shards that belong at `slots`; {} where the version has no inline data. QuorumLost."""
         record = found.record
         assert record is not None
         if record.kind != Kind.OBJECT or not record.inline or not record.size:
@@ -147,7 +148,10 @@ class Healer:
             for slot in found.holders
             if (shard := found.shard(slot))
         }
-        data = stripes.inline_data(good, part.data_id, record.size, record.k, record.n)
+        try:
+            data = stripes.inline_data(good, part.data_id, record.size, record.k, record.n)
+        except stripes.NotEnoughShards as error:
+            raise QuorumLost(f"too few shards are whole: {error}") from error
         frames = stripes.inline_frames(data, part.data_id, record.k, record.n)
         return {slot: frames[view.shard_at(slot, record.rotation)] for slot in slots}
 

@@ -10,10 +10,11 @@ a vain fence costs availability. The older version is never served meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from node.errors import QuorumLost, Undecided
+from node.errors import DeadlineExceeded, QuorumLost, Undecided
 from node.limits import HEDGE_CEILING_S
 from node.objects.gathering import Gathering
 from node.objects.sets import Cluster, Members, SetView, replies
@@ -131,6 +132,7 @@ class Lookup:
         rechecked: frozenset[bytes] = frozenset()
         wanted = view.n if everywhere else view.read_quorum
         settled_rounds = 0
+        forwarded: set[bytes] = set()
         while True:
             await self._ask(asked, gathering, queue, verb, wanted, deadline)
             if len(asked.states) < view.read_quorum:
@@ -141,9 +143,15 @@ class Lookup:
             verdict = asked.judge(rechecked)
             if verdict.outcome is Outcome.VERSION:
                 found = self._found(asked, verdict)
-                if inline and not self._readable(found) and self._more(queue, gathering):
-                    wanted = view.n
-                    continue
+                if inline and not self._readable(found):
+                    if self._more(queue, gathering) and self._clock.monotonic() < deadline:
+                        wanted = view.n
+                        continue
+                    if not any(found.shard(slot) for slot in found.holders):
+                        # They answered a fence, which brings no shards along.
+                        await self._ask_slots(
+                            asked, sorted(found.holders), verbs.Read(key, True), deadline
+                        )
                 return found
             if verdict.outcome is Outcome.ABSENT:
                 return Found(view, key, None, b"", asked.states, dead=verdict.dead)
@@ -151,13 +159,15 @@ class Lookup:
                 await self._recheck(asked, verdict.epoch, deadline)
                 rechecked |= {verdict.epoch}
                 continue
+            if self._clock.monotonic() >= deadline:
+                raise DeadlineExceeded("the newest write of this key could not be settled in time")
             if self._more(queue, gathering):
                 wanted = view.n
                 continue
             settled_rounds += 1
             if not settle or settled_rounds > _SETTLE_ROUNDS:
                 raise Undecided("the newest write of this key is not decided")
-            await self._settle(asked, verdict, deadline)
+            await self._settle(asked, verdict, forwarded, deadline)
 
     @staticmethod
     def _more(queue: list[Members], gathering: Gathering[str, tuple[bytes, ...] | bytes]) -> bool:
@@ -231,7 +241,7 @@ class Lookup:
         record = found.record
         if record is None or record.kind != Kind.OBJECT or not record.inline or not record.size:
             return True
-        return len(found.holders) >= record.k
+        return sum(1 for slot in found.holders if found.shard(slot)) >= record.k
 
     async def _recheck(self, asked: _Asked, epoch: bytes, deadline: float) -> None:
         """Rule 0: ask the drives that hold anything at or below `epoch` once more."""
@@ -263,20 +273,36 @@ class Lookup:
                 if isinstance(reply, verbs.State):
                     asked.take_state(slot, reply)
 
-    async def _settle(self, asked: _Asked, verdict: Verdict, deadline: float) -> None:
-        """One step towards a decision on `verdict.epoch`; the caller judges again. Undecided if none is possible."""
+    async def _settle(
+        self, asked: _Asked, verdict: Verdict, forwarded: set[bytes], deadline: float
+    ) -> None:
+        """One step towards a decision on `verdict.epoch`; the caller judges again. Undecided if none is possible.
+
+        `forwarded`: epochs that were sent on already. Drives that refused one for another reason than its
+        base (a bucket that is gone, no space) would refuse it again; then only a fence settles it.
+        """
         record = records.decode(asked.encoded[verdict.epoch])
         quorum = asked.quorums[verdict.epoch]
         needed = record.k if record.kind == Kind.OBJECT and record.size else 1
         held = len(verdict.holders)
-        if held >= needed and held + verdict.acceptors >= quorum and self.rebuilder is not None:
+        if (
+            held >= needed
+            and held + verdict.acceptors >= quorum
+            and self.rebuilder is not None
+            and verdict.epoch not in forwarded
+        ):
+            forwarded.add(verdict.epoch)
+            if record.inline and record.size and not self._readable(self._found(asked, verdict)):
+                holders = sorted(verdict.holders)
+                await self._ask_slots(asked, holders, verbs.Read(asked.key, True), deadline)
             acceptors = frozenset(
                 slot
                 for slot, state in asked.states.items()
                 if slot not in verdict.holders and state.top <= record.base
             )
             found = self._found(asked, verdict)
-            await self.rebuilder.forward(found, acceptors, deadline=deadline)
+            with contextlib.suppress(QuorumLost):  # too few of its shards are whole: fence it next
+                await self.rebuilder.forward(found, acceptors, deadline=deadline)
             await self._ask_slots(
                 asked, sorted(asked.states), verbs.Read(asked.key, True), deadline
             )

@@ -16,7 +16,6 @@ from node.errors import (
     QuorumLost,
     Undecided,
 )
-from node.objects import stripes
 from node.objects.api import (
     NO_CONDITIONS,
     Body,
@@ -280,7 +279,7 @@ class Objects:
         check_source(source, source_conditions)
         if new is None:
             new = NewObject(headers=source.headers, metadata=source.metadata, tags=source.tags)
-        reading = self._reading(found, 0, source.size)
+        reading = await self._reading(found, 0, source.size, deadline)
         view = self._cluster.view(bucket, key)
         try:
             body = ReadingBody(reading)
@@ -327,7 +326,7 @@ class Objects:
         assert record is not None
         check_read(record, conditions)
         start, end = resolve_range(record, byte_range, part_number)
-        return self._reading(found, start, end)
+        return await self._reading(found, start, end, deadline)
 
     async def _find_object(self, bucket: str, key: str, inline: bool, deadline: float) -> Found:
         view = self._cluster.view(bucket, key)
@@ -339,14 +338,16 @@ class Objects:
             raise NoSuchKey(key=key)
         return found
 
-    def _reading(self, found: Found, start: int, end: int) -> Reading:
+    async def _reading(self, found: Found, start: int, end: int, deadline: float) -> Reading:
         record = found.record
         assert record is not None
         if record.inline:
-            try:
-                data = inline_bytes(found)
-            except stripes.NotEnoughShards as error:
-                raise QuorumLost(f"the object cannot be read now: {error}") from error
+            data = await inline_bytes(
+                self._parts.lookup,
+                found,
+                lambda slot, reason: self._on_bad(found, slot, reason),
+                deadline=deadline,
+            )
             return MemoryReading(record, data, start, end)
         return ObjectReading(
             self._parts.sources,
@@ -366,7 +367,7 @@ class Objects:
         if reason == "rotten":
             place = found.view.slots[slot]
             self._parts.observer.rotten_block(f"{place.node}{place.path}")
-        if slot not in found.holders:
+        if slot in found.answers and slot not in found.holders:
             return  # it never had the version; the writer queued that already
         entry = verbs.Enqueue(found.key, record.epoch, (slot,))
         self._cluster.tell_slots(
@@ -427,7 +428,7 @@ class Objects:
                 f"Range specified is not valid for source object of size: {source.size}",
             )
         start, end = resolve_range(source, byte_range, None)
-        reading = self._reading(found, start, end)
+        reading = await self._reading(found, start, end, deadline)
         try:
             return await self._parts.multipart.upload_part(
                 bucket, key, upload_id, number, ReadingBody(reading), deadline=deadline

@@ -19,6 +19,7 @@ __all__ = [
     "fill",
     "inline_data",
     "inline_frames",
+    "joined",
     "rebuild",
     "row_views",
     "verified",
@@ -96,7 +97,7 @@ def rebuild(
     payloads: Mapping[int, memoryview], k: int, n: int, wanted: Sequence[int]
 ) -> dict[int, memoryview]:
     """The wanted shards out of any k payloads; NotEnoughShards when there are fewer."""
-    size = len(next(iter(payloads.values())))
+    size = len(next(iter(payloads.values()), b""))
     out = {shard: memoryview(bytearray(size)) for shard in wanted}
     get_codec(k, n).reconstruct(payloads, list(wanted), list(out.values()))
     return out
@@ -106,11 +107,15 @@ def inline_data(
     shards: Mapping[int, bytes], data_id: bytes, size: int, k: int, n: int
 ) -> bytearray:
     """The object out of k good inline frames or more; NotEnoughShards when rot left fewer."""
+    return joined(verified(shards, data_id, 0), size, k, n)
+
+
+def joined(payloads: Mapping[int, memoryview], size: int, k: int, n: int) -> bytearray:
+    """An object of one stripe out of k payloads or more; NotEnoughShards when there are fewer."""
     layout = StripeLayout(size, k, max(size, 1))
-    payloads = verified(shards, data_id, 0)
     missing = [shard for shard in range(k) if shard not in payloads]
     if missing:
-        payloads |= rebuild(payloads, k, n, missing)
+        payloads = {**payloads, **rebuild(payloads, k, n, missing)}
     data = bytearray()
     for row, carried in layout.data_slices(0):
         data += payloads[row][:carried]
