@@ -172,12 +172,15 @@ class Repairs:
         healed = await self._healer.repair(view, entry.key, entry.missed, deadline=deadline)
         if healed.below_floor:
             await self._recommit(view, entry.key, deadline)
+        mended = tuple(sorted(healed.whole | healed.below_floor))
+        if mended or not healed.lacking:
+            # Only these: another drive's entry may name slots that nobody has looked at yet.
+            forget = verbs.Repaired(entry.key, entry.epoch, mended)
+            self._cluster.tell_slots(view, dict.fromkeys(range(view.n), forget), deadline=deadline)
         if healed.lacking:
             return False
         self.status.repaired += 1
         self._observer.repaired(len(healed.whole))
-        forget = verbs.Repaired(entry.key, entry.epoch)
-        self._cluster.tell_slots(view, dict.fromkeys(range(view.n), forget), deadline=deadline)
         return True
 
     async def _recommit(self, view: SetView, key: bytes, deadline: float) -> None:

@@ -135,10 +135,14 @@ class Pending(msgspec.Struct, array_like=True, frozen=True, tag=12):
 
 
 class Repaired(msgspec.Struct, array_like=True, frozen=True, tag=13):
-    """-> Done. Forgets the repair entry of a key at this epoch (or an older one)."""
+    """-> Done. Takes `slots` (none named: all) out of a key's repair entry at this epoch or an older one.
+
+    Drives may have queued different slots, so an entry goes only when none of its own are left.
+    """
 
     key: bytes
     epoch: bytes
+    slots: tuple[int, ...] = ()
 
 
 class Enqueue(msgspec.Struct, array_like=True, frozen=True, tag=14):

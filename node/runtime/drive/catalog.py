@@ -218,11 +218,18 @@ class Catalog:
         row = rows.QUEUE + key
         self.put(row, rows.encode(row, rows.QueueRow(epoch, since_s, missed)))
 
-    def dequeue(self, key: bytes, epoch: bytes) -> None:
+    def dequeue(self, key: bytes, epoch: bytes, slots: tuple[int, ...] = ()) -> None:
+        """Takes `slots` out of a key's repair entry, all of them when none are named."""
         old = self.queued(key)
-        if old is not None and old.epoch <= epoch:
+        if old is None or old.epoch > epoch:
+            return
+        row = rows.QUEUE + key
+        left = tuple(slot for slot in old.missed if slots and slot not in slots)
+        if left:
+            self.put(row, rows.encode(row, rows.QueueRow(old.epoch, old.since_s, left)))
+        else:
             self.queue_depth -= 1
-            self.delete(rows.QUEUE + key)
+            self.delete(row)
 
     # ---- shard files and who refers to them --------------------------------------------------------
     def data(self, data_id: bytes) -> rows.DataRow | None:

@@ -210,7 +210,7 @@ class Keys:
 
     # ---- the repair queue ------------------------------------------------------------------------
     def repaired(self, verb: verbs.Repaired) -> Answer:
-        self._catalog.dequeue(_key(verb.key), verb.epoch)
+        self._catalog.dequeue(_key(verb.key), verb.epoch, verb.slots)
         return verbs.Done(), False
 
     def enqueue(self, verb: verbs.Enqueue) -> Answer:
