@@ -68,6 +68,7 @@ DELETES_IN_FLIGHT = 16  # keys of one DeleteObjects request that are deleted at 
 PEER_FRAME_BYTES = 1 * MIB  # messages stay below this (several times dearer above)
 PEER_MAX_MESSAGE_BYTES = 16 * MIB
 PEER_QUEUE_FRAMES = 8192
+TELL_WAIT_S = 0.005  # how long a message that wants no reply waits for one to travel with
 HEARTBEAT_INTERVAL_S = 0.5
 SUSPECT_AFTER_S = 1.5
 DEAD_AFTER_S = 2.5

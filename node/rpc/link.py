@@ -114,6 +114,7 @@ class Link:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._next_id = 1
         self._gate: asyncio.Future[None] | None = None  # the writer sleeps on it
+        self._told: asyncio.TimerHandle | None = None  # a message without reply waits for company
         self._pause: asyncio.Future[None] | None = None
         self._readiness: list[asyncio.Future[Session]] = []
         self._stream: WireStream | None = None
@@ -140,12 +141,24 @@ class Link:
         return future
 
     def tell(self, method: Method, payload: bytes, expires_at: float, request_id: str) -> None:
-        """Queue a message that wants no reply; dropped while the peer is away or the queue is full."""
+        """Queue a message that wants no reply; dropped while the peer is away or the queue is full.
+
+        It rides on the next call's batch, or goes by itself when none comes in TELL_WAIT_S.
+        """
         if self.state is LinkState.READY and len(self._queue) < limits.PEER_QUEUE_FRAMES:
-            self._put(_Outgoing(method, payload, expires_at, request_id, None))
+            self._queue.append(_Outgoing(method, payload, expires_at, request_id, None))
+            if self._told is None:
+                loop = asyncio.get_running_loop()
+                self._told = loop.call_later(limits.TELL_WAIT_S, self._open_gate)
 
     def _put(self, outgoing: _Outgoing) -> None:
         self._queue.append(outgoing)
+        self._open_gate()
+
+    def _open_gate(self) -> None:
+        if self._told is not None:
+            self._told.cancel()
+            self._told = None
         gate = self._gate
         if gate is not None and not gate.done():
             gate.set_result(None)
