@@ -7,19 +7,24 @@ one upload are bounded by what the sinks may lag (STRIPES_IN_FLIGHT) and two her
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 from erasure.geometry import Geometry
 from erasure.stripe import StripeLayout
-from node.errors import QuorumLost
+from node.errors import QuorumLost, Shed
 from node.limits import (
     BUFFER_WAIT_S,
     INLINE_SHARD_BYTES,
     LARGE_OBJECT_BYTES,
     LARGE_STRIPE_DATA_BYTES,
+    LARGE_STRIPE_UPLOADS,
     SMALL_BODY_BYTES,
     STRIPE_DATA_BYTES,
     TRANSFER_LIMIT_S,
+    UPLOAD_TURN_S,
+    UPLOADS_AT_ONCE,
+    UPLOADS_WAITING,
 )
 from node.objects import stripes
 from node.objects.api import Body, BodyResult
@@ -55,6 +60,8 @@ class Intake:
         self._arena = arena
         self._cpu = cpu
         self._rng = rng
+        self._staging = 0  # uploads that hold stripe buffers now
+        self._line: deque[asyncio.Future[None]] = deque()
 
     def check_writable(self, view: SetView, geometry: Geometry) -> None:
         """Refuses at once, before a byte of the body is asked for, when no write can succeed now."""
@@ -81,7 +88,40 @@ class Intake:
         data_id = self._rng.bytes(16)
         if body.size == 0 or (may_inline and body.size <= geometry.k * INLINE_SHARD_BYTES):
             return await self._inline(view, geometry, rotation, body, data_id, number)
-        return await self._staged(view, geometry, rotation, body, data_id, number, budget_s)
+        await self._enter()
+        try:
+            return await self._staged(view, geometry, rotation, body, data_id, number, budget_s)
+        finally:
+            self._leave()
+
+    async def _enter(self) -> None:
+        """At most UPLOADS_AT_ONCE hold stripe buffers; the others wait in line before their body flows."""
+        if self._staging < UPLOADS_AT_ONCE:
+            self._staging += 1
+            return
+        if len(self._line) >= UPLOADS_WAITING:
+            raise Shed("too many uploads wait for their turn")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(UPLOAD_TURN_S):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # its turn came in the very moment it was given up
+            elif turn in self._line:
+                self._line.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise Shed("no upload ended in time for this one to begin") from error
+            raise
+
+    def _leave(self) -> None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the place is handed on
+                return
+        self._staging -= 1
 
     async def _inline(
         self,
@@ -121,7 +161,8 @@ class Intake:
         number: int,
         budget_s: float,
     ) -> Stored:
-        large = body.size >= LARGE_OBJECT_BYTES
+        # Large stripes cost less CPU and four times the memory: only while few uploads share it.
+        large = body.size >= LARGE_OBJECT_BYTES and self._staging <= LARGE_STRIPE_UPLOADS
         stripe_bytes = LARGE_STRIPE_DATA_BYTES if large else STRIPE_DATA_BYTES
         layout = StripeLayout(body.size, geometry.k, stripe_bytes)
         rows = [
