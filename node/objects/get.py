@@ -146,9 +146,14 @@ class StripeReader:
     async def _collect(
         self, streams: list[ShardStream], held: list[Frames], good: dict[int, memoryview]
     ) -> None:
-        answers = await asyncio.gather(
-            *(stream.next(SHARD_READER_LAG_S) for stream in streams), return_exceptions=True
-        )
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(stream.next(SHARD_READER_LAG_S)) for stream in streams]
+        try:
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        except BaseException:
+            for task in tasks:  # what came before the reader was called off is nobody's now
+                task.add_done_callback(_release)
+            raise
         for stream, answer in zip(streams, answers, strict=True):
             if isinstance(answer, Frames):
                 held.append(answer)
@@ -196,6 +201,11 @@ class StripeReader:
         for stream in self._streams:
             stream.close()
         self._streams.clear()
+
+
+def _release(task: asyncio.Task[Frames]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().release()
 
 
 class ObjectReading:
