@@ -75,12 +75,11 @@ def commands(text: str) -> Iterator[list[str]]:
 
 # ---- what tables should say ------------------------------------------------------------------------
 SETTINGS_HEADER = "| setting | default | meaning |"
-GEOMETRIES_HEADER = (
-    "| nodes x drives | stripe | usable | readable with (worst case) | writable with (worst case) | |"
-)
+GEOMETRIES_HEADER = "| nodes x drives | stripe | usable | readable with (worst case) | writable with (worst case) | |"
 # nodes, drives of each, parity (None: the default)
 GEOMETRIES = (
-    (4, 4, None), (4, 4, 6), (4, 4, 4), (4, 1, None), (3, 4, None), (1, 4, None), (6, 4, None), (8, 4, None), (16, 4, None),
+    (4, 4, None), (4, 4, 6), (4, 4, 4), (4, 1, None), (3, 4, None),
+    (1, 4, None), (6, 4, None), (8, 4, None), (16, 4, None),
 )  # fmt: skip
 
 
