@@ -203,9 +203,11 @@ class Multipart:
         try:
             chosen = self._chosen(parts, await self._parts(upload_id, deadline))
         except InvalidPart:
-            # A repetition may meet its own clean-up half done.
+            # A repetition may meet its own clean-up half done, or one that a power-off cut short.
             with suppress(NoSuchUpload):
-                return await self._completed_before(view, info.name, key, upload_id, deadline)
+                done = await self._completed_before(view, info.name, key, upload_id, deadline)
+                self._cluster.spawn(self._clean_up(view, info.name, key, upload_id))
+                return done
             raise
         algorithm = upload.system.get("checksum_algorithm", "")
         combined = combine(algorithm, upload.system.get("checksum_type", ""), chosen, checksums)
