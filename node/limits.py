@@ -43,6 +43,7 @@ STRIPES_IN_FLIGHT = 3  # stripe buffers an upload or download holds at the most
 # ---- memory --------------------------------------------------------------------------------------
 ARENA_BYTES = 256 * MIB  # shared stripe-buffer memory of a node; pages are touched only when used
 ARENA_WAITERS = 1024
+FREED_MEMORY_KEPT_BYTES = 32 * MIB  # that the node's heap does not give back to the kernel
 
 # ---- requests ------------------------------------------------------------------------------------
 MAX_HEADER_BYTES = 32 * KIB
@@ -124,6 +125,9 @@ REPAIR_DEADLINE_S = 60.0
 SETTLE_AFTER_S = 5.0  # an undecided write is its coordinator's business for so long
 SETTLE_TURN_S = 10.0  # what each node in line gets before the next one tries
 CENSUS_PAGE = 500
+FILL_AT_ONCE = 4  # keys brought to a replaced drive beside each other
+FILL_TURN_S = 50.0
+FILL_PAUSE_S = 3.0
 
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
