@@ -9,6 +9,7 @@ so it survives the loss of a node between pages.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from node.errors import QuorumLost
@@ -24,12 +25,40 @@ from node.protocol.record import Kind
 _GROUP = 0  # the kind of a common prefix
 
 
+_Name = tuple[bytes, bool]  # a key, or a group: a key may be named as the group that it lies in
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How far a page goes: up to this key, or to the end of this group."""
+
+    key: bytes
+    group: bool
+
+    @property
+    def position(self) -> tuple[bytes, int]:
+        """In the order of keys. A group stands behind all its keys, where its scan goes on."""
+        return (_behind(self.key), 0) if self.group else (self.key, 1)
+
+    def covers(self, key: bytes, group: bool) -> bool:
+        """A group counts from its first key on: one that lies in front of the reach may prove it alive."""
+        if group:
+            return key <= self.key
+        return (key, 1) <= self.position
+
+    def cursor(self, prefix: bytes, delimiter: bytes) -> bytes:
+        """Where a scan goes on. A key named as a group must not be taken for the whole of it."""
+        if not self.group and _group_of(self.key, prefix, delimiter) == self.key:
+            return self.key + b"\0"  # between it and the next: no key has a NUL in it
+        return self.key
+
+
 @dataclass(slots=True)
 class _Scanned:
-    """Merged entries of one set up to `horizon` (None: to the end)."""
+    """Merged entries of one set up to `reach` (None: to the end)."""
 
-    newest: dict[bytes, verbs.Listed]
-    horizon: bytes | None
+    newest: dict[_Name, verbs.Listed]
+    reach: _Reach | None
     proven: set[bytes]  # groups that all answers agree to be alive
 
 
@@ -102,19 +131,19 @@ class Lister:
         scanned = await asyncio.gather(
             *(self._scan(view, scan, deadline) for view in self._cluster.views)
         )
-        horizon = min((s.horizon for s in scanned if s.horizon is not None), default=None)
-        found: dict[bytes, tuple[SetView, verbs.Listed]] = {}
+        reach = _nearest(s.reach for s in scanned if s.reach is not None)
+        found: dict[_Name, tuple[SetView, verbs.Listed]] = {}
         proven: set[bytes] = set()
         for view, one in zip(self._cluster.views, scanned, strict=True):
             proven |= one.proven
-            for key, entry in one.newest.items():
-                if horizon is None or key <= horizon:
-                    known = found.get(key)
+            for name, entry in one.newest.items():
+                if reach is None or reach.covers(*name):
+                    known = found.get(name)
                     if known is None or entry.epoch > known[1].epoch:
-                        found[key] = (view, entry)
+                        found[name] = (view, entry)
         live: list[verbs.Listed] = []
-        for key in sorted(found):
-            view, entry = found[key]
+        for name in sorted(found):
+            key, (view, entry) = name[0], found[name]
             if entry.kind == _GROUP:
                 # One drive's word is not enough: it may have missed the deletes.
                 if key in proven or await self._alive_below(bucket, key, deadline):
@@ -123,7 +152,7 @@ class Lister:
             settled = await self._settled(view, bucket, entry, deadline)
             if settled is not None:
                 live.append(_rolled_up(settled, prefix, delimiter))
-        return live, horizon
+        return live, None if reach is None else reach.cursor(prefix, delimiter)
 
     async def _settled(
         self, view: SetView, bucket: str, entry: verbs.Listed, deadline: float
@@ -217,33 +246,49 @@ def _merge(pages: list[verbs.Page]) -> _Scanned:
     A group is proven alive when every page names the same write as its first living object: an epoch is one
     write of one key, and R drives that hold it as the newest of its key make it the version.
     """
-    horizon = min((p.entries[-1].key for p in pages if p.more and p.entries), default=None)
-    newest: dict[bytes, verbs.Listed] = {}
+    reach = _nearest(
+        _Reach(p.entries[-1].key, p.entries[-1].kind == _GROUP)
+        for p in pages
+        if p.more and p.entries
+    )
+    newest: dict[_Name, verbs.Listed] = {}
     witnesses: dict[bytes, list[bytes]] = {}
     for page in pages:
         for entry in page.entries:
-            if horizon is not None and entry.key > horizon:
-                break
+            name = (entry.key, entry.kind == _GROUP)
+            if reach is not None and not reach.covers(*name):
+                continue
             if entry.kind == _GROUP:
                 witnesses.setdefault(entry.key, []).append(entry.epoch)
-            known = newest.get(entry.key)
+            known = newest.get(name)
             if known is None or (entry.epoch, entry.decided) > (known.epoch, known.decided):
-                newest[entry.key] = entry
+                newest[name] = entry
     proven = {
         key
         for key, epochs in witnesses.items()
         if epochs[0] and len(epochs) == len(pages) and len(set(epochs)) == 1
     }
-    return _Scanned(newest, horizon, proven)
+    return _Scanned(newest, reach, proven)
+
+
+def _nearest(reaches: Iterable[_Reach]) -> _Reach | None:
+    return min(reaches, key=lambda reach: reach.position, default=None)
+
+
+def _behind(group: bytes) -> bytes:
+    """The smallest byte string above every key of a group. Keys are UTF-8, so a byte can be counted up."""
+    return group[:-1] + bytes((group[-1] + 1,))
+
+
+def _group_of(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    cut = key.find(delimiter, len(prefix)) if delimiter else -1
+    return key[: cut + len(delimiter)] if cut >= 0 else None
 
 
 def _rolled_up(entry: verbs.Listed, prefix: bytes, delimiter: bytes) -> verbs.Listed:
     """A live key that its drives listed singly may still belong to a group."""
-    if delimiter:
-        cut = entry.key.find(delimiter, len(prefix))
-        if cut >= 0:
-            return verbs.Listed(entry.key[: cut + len(delimiter)], _GROUP)
-    return entry
+    group = _group_of(entry.key, prefix, delimiter)
+    return entry if group is None else verbs.Listed(group, _GROUP)
 
 
 def _shown(name: str, entry: verbs.Listed) -> ListedObject:
