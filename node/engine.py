@@ -13,10 +13,11 @@ from node.cluster.lock_server import LOCKS_RECOVERING, LockServer
 from node.cluster.topology import Topology
 from node.identity.service import Identity, create_identity
 from node.jobs.runner import Job, Runner
-from node.limits import FORMING_REPORT_S, PEER_FACTS_S, REPAIR_INTERVAL_S
+from node.limits import FILL_PAUSE_S, FORMING_REPORT_S, PEER_FACTS_S, REPAIR_INTERVAL_S
 from node.objects.buckets import Buckets
 from node.objects.census import CensusTaker
 from node.objects.documents import Documents
+from node.objects.fill import Filler
 from node.objects.heal import Healer
 from node.objects.listing import Lister
 from node.objects.lookup import Lookup
@@ -113,6 +114,7 @@ class Engine:
             node.metrics,
             get_logger("holdfast.repair"),
         )
+        self.filler = Filler(self.cluster, gate, self.healer, get_logger("holdfast.fill"))
         self.census = CensusTaker(self.cluster, self.healer)
         self.storage = StorageHandlers(member, self.locks, gate, arena, clock)
         self.handlers: dict[Method, Any] = {
@@ -161,6 +163,10 @@ class Engine:
         async def gauge(_deadline: float) -> None:
             self._gauge()
 
+        async def fill(_deadline: float) -> None:
+            await self.filler.turn()
+
+        self.runner.start(Job(name="fill", pause_s=FILL_PAUSE_S, work=fill))
         self.runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
         self.runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
         self.runner.start(Job(name="peer_facts", pause_s=PEER_FACTS_S, work=node.view.poll))

@@ -96,6 +96,7 @@ DRIVE_OPERATIONS: dict[str, Policy] = {
     "Check": _row(        3.0,  3.0,  0,  (),  16,   0,  True),
     "FormatRead": _row(   3.0,  3.0,  0,  (),  16,   0,  True),
     "FormatWrite": _row(  5.0,  5.0,  0,  (),  16,   0,  True),
+    "Filled": _row(       3.0,  3.0,  0,  (),  16,   0,  True),
 }  # fmt: skip
 
 # ---- client to us: by S3 operation. Bodies are bounded by progress, so those totals only end the absurd.
@@ -129,6 +130,7 @@ S3_OPERATIONS: dict[str, Policy] = {
 # ---- clock to us --------------------------------------------------------------------------------------
 JOBS: dict[str, Policy] = {
     "heal": _row(             60.0, 60.0, 0, (),          4, 0, True),
+    "fill": _row(             120.0, 120.0, 0, (),        1, 0, True),
     "settle": _row(           15.0, 15.0, 0, (),          4, 0, True),
     "collect": _row(          30.0, 30.0, 0, (),          1, 0, True),
     "scrub": _row(            60.0, 60.0, 0, (),          1, 0, True),

@@ -85,7 +85,9 @@ class Healer:
         self._decide(found)
         if record is None:
             return Healed(frozenset(missed), frozenset())
-        wanted = frozenset(missed) & frozenset(found.answers)
+        # A replaced drive does not answer for what it lacks, so its answer is no condition.
+        there = {slot for m in self._cluster.reachable(view) for slot in m.slots}
+        wanted = frozenset(missed) & there
         unreachable = frozenset(missed) - wanted
         shards = self.inline_shards(found, wanted)
         if record.kind == Kind.OBJECT and not record.inline and record.parts:

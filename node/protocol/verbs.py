@@ -27,6 +27,7 @@ class DriveFault(enum.StrEnum):
     NOT_FOUND = "not_found"  # no such staged or shard file
     CONDEMNED = "condemned"  # an earlier sync failed; nothing is acknowledged until it is checked
     BAD_REQUEST = "bad_request"
+    FILLING = "filling"  # a replaced drive that has not got this key back yet: it may have had it
 
 
 # ---- the commit protocol ---------------------------------------------------------------------------
@@ -219,11 +220,15 @@ class FormatWrite(msgspec.Struct, array_like=True, frozen=True, tag=32):
     data: bytes
 
 
+class Filled(msgspec.Struct, array_like=True, frozen=True, tag=33):
+    """sync -> Done. A replaced drive has everything that it missed: its silence about a key counts again."""
+
+
 Verb = (
     Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence
     | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
-    | Check | FormatRead | FormatWrite
+    | Check | FormatRead | FormatWrite | Filled
 )  # fmt: skip
 
 
@@ -326,6 +331,7 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, tag=109):
     undecided: int
     repair_queue: int
     sync_seconds: float
+    filling: bool = False  # a replaced drive that is not rebuilt yet
 
 
 class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):

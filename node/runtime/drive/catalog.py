@@ -27,7 +27,15 @@ from node.runtime.drive.faults import DriveError
 class Catalog:
     """The rows of one drive. Loads its in-memory sets when made; raises DriveError(CORRUPT)."""
 
-    def __init__(self, engine: Engine, drive_id: bytes, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        drive_id: bytes,
+        wall: Callable[[], float],
+        *,
+        new_cluster: bool = True,
+    ) -> None:
+        """`new_cluster`: the cluster is being formed, so an empty catalog is one that missed nothing."""
         self.engine = engine
         self.wall = wall
         self.undecided: dict[bytes, dict[bytes, float]] = {}
@@ -42,17 +50,20 @@ class Catalog:
         self._shards: dict[bytes, bytes | None] = {}
         self._unsynced: dict[bytes, int] = {}
         self._unsynced_order: deque[tuple[int, bytes]] = deque()
-        self.was_clean = self._open(drive_id)
+        self.was_clean = self._open(drive_id, new_cluster)
+        self.filling = self.get(rows.ROW_FILLING) is not None
         self._load()
 
     # ---- opening and closing ---------------------------------------------------------------------
-    def _open(self, drive_id: bytes) -> bool:
+    def _open(self, drive_id: bytes, new_cluster: bool) -> bool:
         known = self.get(rows.ROW_DRIVE)
         if known is None:
             if self.get(rows.ROW_FORMAT) is not None:
                 raise DriveError(DriveFault.CORRUPT, "the catalog has lost its drive id")
             self.put(rows.ROW_DRIVE, rows.seal(rows.ROW_DRIVE, drive_id))
             self.put(rows.ROW_FORMAT, rows.encode_generation(rows.ROW_FORMAT, rows.CATALOG_FORMAT))
+            if not new_cluster:
+                self.put(rows.ROW_FILLING, rows.seal(rows.ROW_FILLING, b""))
             clean = True
         else:
             if rows.unseal(rows.ROW_DRIVE, known) != drive_id:

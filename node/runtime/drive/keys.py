@@ -33,7 +33,7 @@ class Keys:
 
     # ---- reading ---------------------------------------------------------------------------------
     def read(self, verb: verbs.Read) -> Answer:
-        register, bases = self._catalog.load(_key(verb.key))
+        register, bases = self._known(_key(verb.key))
         return (
             self._state(verb.key, register, bases, inline=verb.inline),
             self._waits(verb.key, register),
@@ -41,7 +41,7 @@ class Keys:
 
     def fence(self, verb: verbs.Fence) -> Answer:
         catalog = self._catalog
-        register, bases = catalog.load(_key(verb.key))
+        register, bases = self._known(_key(verb.key))
         fenced = reg.fence(register, verb.epoch)
         if fenced is not register:
             catalog.store(verb.key, fenced, bases)
@@ -50,6 +50,25 @@ class Keys:
             self._state(verb.key, fenced, bases, inline=False),
             self._waits(verb.key, fenced),
         )
+
+    def _known(self, key: bytes) -> tuple[Register, dict[bytes, bytes]]:
+        """The register of a key; FILLING where a replaced drive may have had one and has lost it.
+
+        Such a drive counts as unanswered: it neither says that the key is absent nor votes on it, since
+        it does not know any more what it accepted or promised before.
+        """
+        register, bases = self._catalog.load(key)
+        if self._catalog.filling and not register.entries:
+            raise DriveError(DriveFault.FILLING, "this drive was replaced and is being rebuilt")
+        return register, bases
+
+    def filled(self, _verb: verbs.Filled) -> Answer:
+        catalog = self._catalog
+        if catalog.filling:
+            catalog.delete(rows.ROW_FILLING)
+            catalog.filling = False
+            return verbs.Done(), True
+        return verbs.Done(), catalog.anything_unsynced()
 
     def _state(
         self, key: bytes, register: Register, bases: dict[bytes, bytes], *, inline: bool
@@ -78,7 +97,7 @@ class Keys:
     def commit(self, verb: verbs.Commit) -> Answer:
         catalog, key = self._catalog, _key(verb.key)
         record = _record(verb.record)
-        register, bases = catalog.load(key)
+        register, bases = self._known(key)
         if register.find(record.epoch) is not None:
             return verbs.Committed(True, register.top), self._waits(key, register)
         bucket = key.partition(b"\0")[0]

@@ -22,6 +22,7 @@ _CHECK_BYTES = 4096
 
 class _Format(msgspec.Struct):
     drive_id: str
+    state: str = ""
 
 
 def drive_id_of(data: bytes) -> bytes:
@@ -33,6 +34,14 @@ def drive_id_of(data: bytes) -> bytes:
     if len(drive_id) != 16 or not any(drive_id):
         raise DriveError(DriveFault.CORRUPT, f"{FORMAT_NAME}: drive_id is not 16 bytes")
     return drive_id
+
+
+def is_formed(data: bytes) -> bool:
+    """Whether format.json says that its cluster was formed before: then an empty drive has missed something."""
+    try:
+        return msgspec.json.decode(data, type=_Format).state == "formed"
+    except msgspec.MsgspecError:
+        return False
 
 
 def read_format(path: str) -> bytes:

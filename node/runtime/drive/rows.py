@@ -30,6 +30,7 @@ REGISTER, UNDECIDED, QUEUE, DATA, STAGED, BUCKET, META = b"r", b"u", b"q", b"d",
 ROW_FORMAT = META + b"format"
 ROW_FLOOR = META + b"floor"
 ROW_CLEAN = META + b"clean"
+ROW_FILLING = META + b"filling"  # a replaced drive until it is rebuilt
 ROW_DRIVE = META + b"drive"
 
 SHARD_NONE = b""

@@ -7,6 +7,7 @@ import heapq
 from node.protocol import epoch as ep
 from node.protocol import record as rec
 from node.protocol import verbs
+from node.protocol.verbs import DriveFault
 from node.runtime.drive import rows
 from node.runtime.drive.catalog import Catalog, data_ids
 from node.runtime.drive.faults import DriveError
@@ -22,6 +23,8 @@ class Scans:
         self._catalog = catalog
 
     def scan(self, verb: verbs.Scan) -> tuple[verbs.Reply, bool]:
+        if self._catalog.filling:
+            raise DriveError(DriveFault.FILLING, "this drive was replaced and is being rebuilt")
         self._catalog.write_out()
         return self._page(verb), self._catalog.anything_unsynced()
 

@@ -152,7 +152,13 @@ class Server:
             if not data:
                 raise DriveError(DriveFault.UNFORMATTED)
             drive_id = layout.drive_id_of(data)
-            self._store = Store(self._options, drive_id, self._arena, self._outlet)
+            self._store = Store(
+                self._options,
+                drive_id,
+                self._arena,
+                self._outlet,
+                new_cluster=not layout.is_formed(data),
+            )
         except DriveError as error:
             self._closed = error
 

@@ -51,8 +51,15 @@ class Store:
     """Opens the drive at `options.path`; DriveError when it cannot be opened."""
 
     def __init__(
-        self, options: DriveOptions, drive_id: bytes, arena: mmap.mmap, outlet: Outlet
+        self,
+        options: DriveOptions,
+        drive_id: bytes,
+        arena: mmap.mmap,
+        outlet: Outlet,
+        *,
+        new_cluster: bool = True,
     ) -> None:
+        """`new_cluster`: see Catalog."""
         self.drive_id = drive_id
         self._options = options
         self._outlet = outlet
@@ -69,7 +76,7 @@ class Store:
             )
             self._space.refresh()
             engine = Engine(os.path.join(options.path, layout.CATALOG))
-            self.catalog = Catalog(engine, drive_id, time.time)
+            self.catalog = Catalog(engine, drive_id, time.time, new_cluster=new_cluster)
         except DriveError:
             os.close(self._directory)
             raise
@@ -99,6 +106,7 @@ class Store:
             verbs.Scan: scans.scan,
             verbs.Entries: scans.entries,
             verbs.Pending: scans.pending,
+            verbs.Filled: keys.filled,
         }
 
     # ---- the serving thread ------------------------------------------------------------------------
@@ -234,6 +242,7 @@ class Store:
             len(catalog.undecided),
             catalog.queue_depth,
             took_s,
+            catalog.filling,
         )
 
     def _start_sweep(self) -> None:
