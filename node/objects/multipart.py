@@ -403,6 +403,7 @@ class Multipart:
             cursor = f"{root}{after_key}\0{behind}".encode()
         uploads: list[UploadInfo] = []
         prefixes: list[str] = []
+        last: tuple[str, str | None] = ("", None)
         while True:
             live, end = await self._lister.entries(
                 SYSTEM_BUCKET,
@@ -415,20 +416,21 @@ class Multipart:
             for entry in live:
                 key, upload_id = _split_upload(bucket, entry.key)
                 rolled = _rolled_up(key, prefix, delimiter)
-                if rolled is not None and prefixes[-1:] == [rolled]:
+                if rolled is not None and (prefixes[-1:] == [rolled] or rolled == after_key):
                     continue
                 if len(uploads) + len(prefixes) == limit:
-                    last = uploads[-1] if uploads else None
                     return UploadListing(
                         uploads=tuple(uploads),
                         common_prefixes=tuple(prefixes),
-                        next_key=last.key if last else (prefixes[-1] if prefixes else None),
-                        next_upload_id=last.upload_id if last else None,
+                        next_key=last[0] or None,
+                        next_upload_id=last[1],
                     )
                 if rolled is not None:
                     prefixes.append(rolled)
+                    last = (rolled, None)
                 else:
                     uploads.append(_upload_info(key, upload_id, decoded(entry)))
+                    last = (key, upload_id)
             if end is None:
                 return UploadListing(
                     uploads=tuple(uploads),

@@ -519,11 +519,12 @@ def resolve_range(
 ) -> tuple[int, int]:
     """-> (start, end exclusive); InvalidRange where it is not satisfiable."""
     if part_number is not None:
-        if not 1 <= part_number <= max(len(record.parts), 1):
-            raise InvalidRange(ActualObjectSize=str(record.size))
-        start = sum(part.size for part in record.parts[: part_number - 1])
-        size = record.parts[part_number - 1].size if record.parts else 0
-        return start, start + size
+        start = 0
+        for part in record.parts:
+            if part.number == part_number:
+                return start, start + part.size
+            start += part.size
+        raise InvalidRange(ActualObjectSize=str(record.size))
     if byte_range is None:
         return 0, record.size
     if byte_range.first is None:

@@ -282,6 +282,8 @@ class MemoryStore:
         deadline: float,
     ) -> Listing:
         objects = self._bucket(bucket).objects
+        if limit <= 0:
+            return Listing(objects=(), common_prefixes=(), next_after=None)
         keys = sorted((key for key in objects if key.startswith(prefix)), key=str.encode)
         found: list[ListedObject] = []
         prefixes: list[str] = []
