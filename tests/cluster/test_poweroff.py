@@ -385,3 +385,33 @@ def two_nodes_off(whole: Cluster) -> None:
     REPORT.figure("4 two off", "writes resume after power-on", resumed_s, limit=30)
     assert resumed_s <= 30
     whole.verify([1, 2, 3], "through")
+
+
+# -- 5. every node at once, under load
+
+
+def test_5_all_nodes_off_at_once_lose_nothing_acknowledged(whole: Cluster) -> None:
+    world = whole.world
+    load = ["--seconds", "60", "--rate", "120", "--conns", "16", "--timeout", "8"]
+    writer = whole.start_ledger("write", list(NODES), "blackout", *load)
+    time.sleep(6)
+    for node in NODES:
+        world.poweroff(node)
+    time.sleep(2)
+    figures = finish(writer, say="stop")
+    acknowledged = sum(1 for *_, ok in figures["operations"] if ok)
+    assert acknowledged > 0 and figures["wrong"] == []
+    returned = time.monotonic()
+    for node in NODES:
+        world.poweron(node)
+    ready_s = wait_for("all nodes take writes", whole.ready, START_S, since=returned)
+    REPORT.figure("5 blackout", "all nodes take writes after the first power-on", ready_s)
+    whole.verify(list(NODES), "blackout")
+    REPORT.figure(
+        "5 blackout",
+        f"acknowledged writes lost (of {acknowledged} operations)",
+        0,
+        unit="",
+        limit=0,
+    )
+    wait_for("the repair queues are empty", whole.repaired, REPAIR_S, step_s=0.5)
