@@ -326,3 +326,26 @@ def test_a_rotten_row_is_never_ignored_and_a_repair_rebuilds_it(
     pending = served.ask(verbs.Pending())
     assert isinstance(pending, verbs.PendingPage) and pending.depth_undecided == 0
     served.close()
+
+
+def test_several_decided_marks_are_one_verb_and_a_bad_one_stops_no_other(served: Served) -> None:
+    for key in (KEY, OTHER):
+        assert served.ask(commit(key, 1)) == verbs.Committed(True, epoch(1))
+    assert undecided(served) == {KEY, OTHER}
+    marks = [
+        verbs.Mark(KEY, epoch(1)),
+        verbs.Mark(b"", epoch(1)),
+        verbs.Mark(OTHER, epoch(1), (3,)),
+    ]
+    reply = served.ask(verbs.Decided.of(marks))
+    assert isinstance(reply, verbs.Failed) and reply.fault == DriveFault.BAD_REQUEST
+    assert undecided(served) == set()
+    page = served.ask(verbs.Pending())
+    assert isinstance(page, verbs.PendingPage)
+    assert [(e.key, e.missed) for e in page.entries if e.decided] == [(OTHER, (3,))]
+
+
+def undecided(served: Served) -> set[bytes]:
+    page = served.ask(verbs.Pending())
+    assert isinstance(page, verbs.PendingPage)
+    return {entry.key for entry in page.entries if not entry.decided}
