@@ -146,13 +146,17 @@ LOCK_WAITERS_PER_KEY = 256
 
 # ---- identity ------------------------------------------------------------------------------------
 IDENTITY_REFRESH_S = 1.5  # how often a node reads the directory though nobody told of a change
-IDENTITY_READ_SPACING_S = 0.1  # between two reads, so that unknown keys cannot cause a storm of them
+IDENTITY_READ_SPACING_S = (
+    0.1  # between two reads, so that unknown keys cannot cause a storm of them
+)
 IDENTITY_CATCH_UP_S = 3.0  # what a node that is told of a change takes to apply it, at the most
 IDENTITY_CHANGE_ATTEMPTS = 5  # when others change the directory at the same time
 IDENTITY_DOCUMENT_BYTES = 8 * MIB  # users, keys and policies together, sealed
 
 # ---- console and admin API -----------------------------------------------------------------------
-CONSOLE_ANSWER_S = 0.8  # what a page waits for identities before it says that they are not known now
+CONSOLE_ANSWER_S = (
+    0.8  # what a page waits for identities before it says that they are not known now
+)
 SESSION_S = 12 * 3600.0
 LOGIN_BURST = 10  # attempts of one address or for one access key
 LOGIN_REFILL_S = 6.0  # seconds until one more attempt is free
