@@ -45,7 +45,7 @@ from node.runtime.system import SystemClock, SystemRng, ThreadCpu, settle_memory
 from node.s3.app import create_app
 from node.s3.server import HttpServer
 from node.store.boot import Finding
-from node.store.drive_gate import DriveGate
+from node.store.drive_gate import DriveGate, DriveState, LocalDrive
 from node.store.format import Format, FormatError
 
 _ENGINE_METHODS = (
@@ -58,6 +58,8 @@ _ENGINE_METHODS = (
     Method.INFO,
     Method.ADMIN,
 )
+
+_CALM = frozenset({DriveState.ONLINE, DriveState.STARTING, DriveState.UNFORMATTED})
 
 
 class NotReady(Unavailable):
@@ -149,6 +151,7 @@ class Node:
         self.gate.start()
         self.membership.on_change(self._on_member)
         self.peers.on_trouble(self._on_trouble)
+        self.gate.on_state(self._on_drive)
         host, port = self.settings.peer_listen
         try:
             await self._grpc.start(host, port)
@@ -269,6 +272,15 @@ class Node:
             self.inbound.drop(peer)
         elif new is Status.UP:
             self.inbound.superseded(peer)
+
+    def _on_drive(self, drive: LocalDrive) -> None:
+        say = self.log.warning if drive.state not in _CALM else self.log.info
+        say(
+            "a drive's state changed",
+            drive=drive.path,
+            now=drive.state.name.lower(),
+            reason=drive.detail,
+        )
 
     def _on_trouble(self, peer: str, trouble: Trouble) -> None:
         self.log.warning("no link to a peer", peer=peer, reason=trouble.message)
