@@ -14,6 +14,15 @@ if ! [ -f "$schema/compose-spec.json" ] && command -v npm >/dev/null; then
     echo "test-setup: the compose schema cannot be fetched; that test will skip"
 fi
 
+# Other clients than boto3, in an environment of their own: their dependencies are not ours.
+clients=var/tools/clients
+if ! { "$clients/bin/aws" --version && "$clients/bin/s3cmd" --version; } >/dev/null 2>&1; then
+  echo "test-setup: getting the AWS CLI and s3cmd"
+  { "${PYTHON:-python3}" -m venv --clear "$clients" &&
+    "$clients/bin/pip" install --disable-pip-version-check --quiet 'awscli>=1.38' 's3cmd>=2.4'; } ||
+    echo "test-setup: could not get them; the tests of these clients will skip"
+fi
+
 missing=()
 need() { # COMMAND PACKAGE
   PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
