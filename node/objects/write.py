@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from locks.driver import HeldLock, LockService
-from locks.errors import LockError
+from locks.errors import LockError, LockTimeout
 from locks.messages import Acquire, LockMode, Owner, Release
 from locks.messages import decode as decode_lock
 from locks.messages import encode as encode_lock
@@ -213,7 +213,9 @@ class Writer:
             LossCause.DEADLOCK,
         )
         self._release(round_.close(), release, deadline)
-        if not lost_to_others:
+        drives = sum(len(member.drives) for member in members)
+        reachable = len(members) >= round_.quorum and drives >= view.read_quorum
+        if not lost_to_others and not reachable:
             self._observer.lock_timeout(named)
             raise QuorumLost(
                 f"no quorum for the lock and the drives of this key: "
@@ -224,9 +226,11 @@ class Writer:
     async def _lock_queued(
         self, view: SetView, key: bytes, resource: str, named: str, deadline: float
     ) -> _Locked:
-        """Somebody else holds the lock: stand in line, with the retries of the policy."""
+        """Somebody else holds the lock, or the attempt timed out: in line, with the retries of the policy."""
         try:
             held = await self._locks.acquire((resource,), LockMode.WRITE, deadline, named)
+        except LockTimeout as error:
+            raise QuorumLost("no quorum of lock servers answered in time") from error
         except LockError as error:
             raise LockContended("the key is locked by other writers") from error
         try:
