@@ -17,6 +17,7 @@ import msgspec
 from node.errors import (
     BucketAlreadyExists,
     BucketNotEmpty,
+    CodedError,
     DeadlineExceeded,
     NoSuchBucket,
     QuorumLost,
@@ -27,6 +28,7 @@ from node.limits import BUCKET_MEMORY_ENTRIES, BUCKET_MEMORY_S
 from node.objects.api import BucketInfo
 from node.objects.documents import Document, DocumentConflict, Documents
 from node.objects.gathering import Gathering
+from node.objects.listing import Slots
 from node.objects.sets import SYSTEM_BUCKET, Cluster, replies
 from node.protocol import verbs
 
@@ -159,18 +161,21 @@ class Buckets:
         raise QuorumLost("the bucket is being changed by others too fast")
 
     async def delete(
-        self, name: str, is_empty: Callable[[], Awaitable[bool]], *, deadline: float
+        self, name: str, is_empty: Callable[[Slots | None], Awaitable[bool]], *, deadline: float
     ) -> None:
-        """Look, fence, look again, delete: nothing acknowledged can be in it when it goes."""
+        """Look, fence, look again, delete: nothing acknowledged can be in it when it goes.
+
+        The second look is at fenced drives alone: another one may take a write right after it was asked.
+        """
         document = await self._documents.read(_PREFIX + name, deadline=deadline)
         if document is None:
             raise NoSuchBucket(bucket=name)
-        if not await is_empty():
+        if not await is_empty(None):
             raise BucketNotEmpty(bucket=name)
-        await self._fence(name, document.version, deadline)
+        fenced = await self._fence(name, document.version, deadline)
         self.forget(name)
         try:
-            empty = await is_empty()
+            empty = await is_empty(fenced)
         except BaseException:
             self._cluster.spawn(self._reopen(name, document, deadline))
             raise
@@ -182,8 +187,29 @@ class Buckets:
                 _PREFIX + name, expected=document.version, deadline=deadline
             )
         except DocumentConflict as error:
-            raise NoSuchBucket(bucket=name) from error
+            if await self._documents.read(_PREFIX + name, deadline=deadline) is None:
+                raise NoSuchBucket(bucket=name) from error
+            raise CodedError(
+                "OperationAborted",
+                "A conflicting operation is in progress against this bucket. Try again.",
+            ) from error
         self.forget(name)
+
+    async def reopen(self, name: str, generation: int, *, deadline: float) -> BucketInfo:
+        """For a write that finds the bucket there and its generation closed: by a DeleteBucket that died,
+        or that this write overtakes (its delete is conditional on the document it read). NoSuchBucket.
+        """
+        document = await self._documents.read(_PREFIX + name, deadline=deadline)
+        if document is None:
+            self.forget(name)
+            raise NoSuchBucket(bucket=name)
+        if document.version != generation:
+            return self._remember(_info(document))
+        try:
+            await self._reopen(name, document, deadline)
+        except DocumentConflict:
+            self.forget(name)  # another one was faster, or the bucket has gone
+        return await self.get(name, deadline=deadline)
 
     async def _reopen(self, name: str, document: Document, deadline: float) -> None:
         """Not deleted after all: the same document again has a generation above the fence."""
@@ -192,22 +218,24 @@ class Buckets:
         )
         self._remember(_info(written))
 
-    async def _fence(self, name: str, generation: int, deadline: float) -> None:
-        """On a write quorum's complement: no quorum of any set can accept the generation any more."""
+    async def _fence(self, name: str, generation: int, deadline: float) -> Slots:
+        """So many drives of every set that none can accept the generation by a quorum any more; -> which."""
+        fenced: dict[int, set[int]] = {}
         verb = verbs.encode(verbs.BucketFence(name, generation))
         for view in self._cluster.views:
             gathering: Gathering[str, tuple[bytes, ...] | bytes] = Gathering()
-            done = 0
+            done = fenced[view.index] = set()
             for member in self._cluster.reachable(view):
                 items = tuple((drive, verb) for drive in member.drives)
                 gathering.add(member.node, self._cluster.verbs_at(member, items, deadline=deadline))
             await gathering.until(lambda: False, deadline - self._clock.monotonic())
-            for answer in gathering.results.values():
-                done += sum(
-                    isinstance(verbs.decode_reply(data), verbs.Done) for data in replies(answer)
-                )
-            if done < view.n // 2 + 1:
-                raise QuorumLost(f"{done} of {view.n} drives closed the bucket")
+            for node, answer in gathering.results.items():
+                for slot, data in zip(view.by_node[node].slots, replies(answer), strict=False):
+                    if isinstance(verbs.decode_reply(data), verbs.Done):
+                        done.add(slot)
+            if len(done) < view.n // 2 + 1:
+                raise QuorumLost(f"{len(done)} of {view.n} drives closed the bucket")
+        return fenced
 
 
 def _info(document: Document) -> BucketInfo:

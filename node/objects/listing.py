@@ -9,7 +9,7 @@ so it survives the loss of a node between pages.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from node.errors import QuorumLost
@@ -25,6 +25,7 @@ from node.protocol.record import Kind
 _GROUP = 0  # the kind of a common prefix
 
 
+Slots = Mapping[int, Collection[int]]  # by the index of their set
 _Name = tuple[bytes, bool]  # a key, or a group: a key may be named as the group that it lies in
 
 
@@ -124,12 +125,16 @@ class Lister:
         after: bytes,
         limit: int,
         with_records: bool = False,
+        only: Slots | None = None,
         deadline: float,
     ) -> tuple[list[verbs.Listed], bytes | None]:
-        """Live entries in order, all that there are up to the cursor that comes with them (None: the end)."""
+        """Live entries in order, all that there are up to the cursor that comes with them (None: the end).
+
+        `only`: the slots of each set whose drives may answer.
+        """
         scan = verbs.Scan(bucket, prefix, after, delimiter, min(limit, 1000), with_records)
         scanned = await asyncio.gather(
-            *(self._scan(view, scan, deadline) for view in self._cluster.views)
+            *(self._scan(view, scan, only, deadline) for view in self._cluster.views)
         )
         reach = _nearest(s.reach for s in scanned if s.reach is not None)
         found: dict[_Name, tuple[SetView, verbs.Listed]] = {}
@@ -146,7 +151,7 @@ class Lister:
             key, (view, entry) = name[0], found[name]
             if entry.kind == _GROUP:
                 # One drive's word is not enough: it may have missed the deletes.
-                if key in proven or await self._alive_below(bucket, key, deadline):
+                if key in proven or await self._alive_below(bucket, key, None, deadline):
                     live.append(entry)
                 continue
             settled = await self._settled(view, bucket, entry, deadline)
@@ -177,11 +182,13 @@ class Lister:
             found.encoded,
         )
 
-    async def _alive_below(self, bucket: str, prefix: bytes, deadline: float) -> bool:
+    async def _alive_below(
+        self, bucket: str, prefix: bytes, only: Slots | None, deadline: float
+    ) -> bool:
         cursor = b""
         while True:
             live, end = await self.entries(
-                bucket, prefix=prefix, after=cursor, limit=32, deadline=deadline
+                bucket, prefix=prefix, after=cursor, limit=32, only=only, deadline=deadline
             )
             if live:
                 return True
@@ -189,10 +196,12 @@ class Lister:
                 return False
             cursor = end
 
-    async def any_key(self, bucket: str, *, deadline: float) -> bool:
-        return await self._alive_below(bucket, b"", deadline)
+    async def any_key(self, bucket: str, *, only: Slots | None = None, deadline: float) -> bool:
+        return await self._alive_below(bucket, b"", only, deadline)
 
-    async def _scan(self, view: SetView, scan: verbs.Scan, deadline: float) -> _Scanned:
+    async def _scan(
+        self, view: SetView, scan: verbs.Scan, only: Slots | None, deadline: float
+    ) -> _Scanned:
         verb = verbs.encode(scan)
         pages: dict[int, verbs.Page] = {}
         gathering: Gathering[str, tuple[bytes, ...] | bytes] = Gathering()
@@ -204,7 +213,7 @@ class Lister:
                 answer = replies(gathering.results.pop(node))
                 for slot, data in zip(view.by_node[node].slots, answer, strict=False):
                     reply = verbs.decode_reply(data)
-                    if isinstance(reply, verbs.Page):
+                    if isinstance(reply, verbs.Page) and (only is None or slot in only[view.index]):
                         pages[slot] = reply
             return len(pages) >= view.read_quorum
 

@@ -36,7 +36,7 @@ from node.objects.buckets import Buckets
 from node.objects.conditions import check_read, check_source, check_write
 from node.objects.documents import inline_bytes
 from node.objects.get import MemoryReading, ObjectReading
-from node.objects.listing import Lister
+from node.objects.listing import Lister, Slots
 from node.objects.lookup import Found, Lookup
 from node.objects.multipart import Multipart
 from node.objects.put import Intake, Stored
@@ -111,8 +111,8 @@ class Objects:
         return await self._parts.buckets.configure(bucket, change, deadline=deadline)
 
     async def delete_bucket(self, bucket: str, *, deadline: float) -> None:
-        async def is_empty() -> bool:
-            return not await self._parts.lister.any_key(bucket, deadline=deadline)
+        async def is_empty(only: Slots | None) -> bool:
+            return not await self._parts.lister.any_key(bucket, only=only, deadline=deadline)
 
         await self._parts.buckets.delete(bucket, is_empty, deadline=deadline)
         self._cluster.spawn(self._parts.multipart.sweep_bucket(bucket))
@@ -208,7 +208,7 @@ class Objects:
         skip_absent: bool = False,
         deadline: float,
     ) -> Record | None:
-        """A write under a generation that may be old: refused once, the bucket is read anew."""
+        """A write under a generation that may be old: when it is refused, the bucket is read anew."""
         generation = info.generation
 
         def renewed(epoch: bytes, base: bytes) -> Record:
@@ -217,7 +217,7 @@ class Objects:
                 return record
             return records.replace(record, bucket_generation=generation)
 
-        for last in (False, True):
+        for left in (2, 1, 0):
             try:
                 return await self._parts.writer.write(
                     view,
@@ -230,11 +230,13 @@ class Objects:
                     deadline=deadline,
                 )
             except NoSuchBucket:
-                if last:
+                if not left:
                     raise
                 fresh = await self._parts.buckets.get(info.name, fresh=True, deadline=deadline)
                 if fresh.generation == generation:
-                    raise
+                    fresh = await self._parts.buckets.reopen(
+                        info.name, generation, deadline=deadline
+                    )
                 generation = fresh.generation
         raise NoSuchBucket(bucket=info.name)
 

@@ -571,7 +571,11 @@ class ClusterWorld:
         await asyncio.sleep(BEAT_S)
         for other in self.up():
             if other.name != name:
-                self._in_life(other.life, lambda o=other: o.membership.verdict(name, Status.UP))
+                # A new incarnation: the old one is dead, whatever was known of it until now.
+                for status in (Status.DEAD, Status.UP):
+                    self._in_life(
+                        other.life, lambda o=other, s=status: o.membership.verdict(name, s)
+                    )
         await self._until(lambda: not node.engine.locks.table.recovering)
 
     async def notice(self) -> None:

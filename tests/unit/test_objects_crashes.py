@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from node.errors import NoSuchKey, NoSuchUpload, OutcomeUnknown, Unavailable
+from node.errors import NoSuchBucket, NoSuchKey, NoSuchUpload, OutcomeUnknown, Unavailable
 from node.limits import MIB
 from node.objects.api import CompletedPart, NewObject
 from node.objects.bodies import BytesBody
@@ -203,6 +203,59 @@ def test_complete_upload(monkeypatch: pytest.MonkeyPatch) -> None:
                 )
 
         simulate(again, seed=step)
+
+
+def test_delete_bucket() -> None:
+    """Whenever its coordinator dies: the bucket is there and takes writes, or it is gone."""
+    for step in range(1, 2_000):
+        crashed = False
+
+        async def run(world: ClusterWorld, step: int = step) -> None:
+            nonlocal crashed
+            await world.bucket()
+            await asyncio.sleep(1)
+            sent = 0
+
+            def count(sender: str, target: str, what: str) -> None:
+                nonlocal sent
+                if sender == world.names[COORDINATOR - 1]:
+                    sent += 1
+                    if sent == step:
+                        world.power_off(COORDINATOR)
+
+            world.on_send = count
+            acknowledged = False
+            try:
+                await world.on(COORDINATOR, lambda o, d: o.delete_bucket("bucket", deadline=d))
+                acknowledged = True
+            except Dark:
+                pass
+            await asyncio.sleep(1)
+            world.on_send = lambda sender, target, what: None
+            crashed = not world.node(COORDINATOR).life.alive
+            if crashed:
+                await world.power_on(COORDINATOR)
+            await world.repair()
+            try:
+                await world.on(3, lambda o, d: o.head_bucket("bucket", deadline=d))
+            except NoSuchBucket:
+                for node in (1, 2, 3, 4):
+                    with pytest.raises(NoSuchBucket):
+                        await world.put("k", NEW, at=node)
+                return
+            assert not acknowledged
+            for node in (1, 2, 3, 4):
+                await world.put("k", b"%d" % node, at=node)
+            assert await value(world, 1) == b"4"
+
+        try:
+            simulate(run, seed=step)
+        except BaseException as error:
+            error.add_note(f"power-off before message {step} of the coordinator")
+            raise
+        if not crashed:
+            assert step > 20
+            return
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -12,6 +12,7 @@ import pytest
 from node.errors import (
     BucketNotEmpty,
     ClientError,
+    CodedError,
     HoldfastError,
     NoSuchBucket,
     NoSuchKey,
@@ -22,7 +23,7 @@ from node.errors import (
 from node.limits import MIB
 from node.objects.api import CompletedPart, Conditions, NewObject
 from node.objects.bodies import BytesBody
-from tests.fakes.cluster_world import ClusterWorld, simulate
+from tests.fakes.cluster_world import ClusterWorld, Dark, simulate
 from tests.unit.test_objects_everyday import content
 
 
@@ -138,7 +139,7 @@ def test_delete_bucket_against_put(delay_ms: int) -> None:
 
         written, deleted = await asyncio.gather(write(), delete())
         if isinstance(written, str):
-            assert isinstance(deleted, BucketNotEmpty | Unavailable), deleted
+            assert isinstance(deleted, BucketNotEmpty | CodedError | Unavailable), deleted
             for node in (1, 2, 3, 4):
                 assert await world.get("k", at=node) == content(5_000)
         elif deleted is None:
@@ -179,8 +180,42 @@ def test_half_of_the_drives_closed_the_bucket_before_the_write_came() -> None:
                         drive.disk.drive_id
                         + verbs.encode(verbs.BucketFence("bucket", info.generation))
                     )
-        with pytest.raises(HoldfastError):
-            await world.put("k", content(3_000))
+        # What came before the bucket was opened again can never have W; then the write gets through.
+        await world.put("k", content(3_000))
+        for node in (1, 2, 3, 4):
+            assert await world.get("k", at=node) == content(3_000)
+        assert await world.keys(at=3) == ["k"]
+
+    simulate(story)
+
+
+def test_a_write_that_half_of_the_drives_closed_out_is_settled_as_dead() -> None:
+    """It has k shards and will never have W: not even by sending it on."""
+
+    async def story(world: ClusterWorld) -> None:
+        from node.protocol import verbs
+
+        await world.bucket()
+        await world.put("k", b"old")
+        info = await world.on(1, lambda o, d: o.head_bucket("bucket", deadline=d))
+        closing = [drive for node in world.up() for drive in node.drives][8:]
+        for drive in closing:
+            fence = verbs.BucketFence("bucket", info.generation)
+            drive._answer(drive.disk.drive_id + verbs.encode(fence))
+        commits = 0
+
+        def cut(sender: str, target: str, what: str) -> None:
+            nonlocal commits
+            if what == "COMMIT answer":
+                commits += 1
+                if commits == 3:
+                    world.power_off(2)
+
+        world.on_send = cut
+        with pytest.raises(Dark):
+            await world.put("k", content(3_000), at=2)
+        await asyncio.sleep(1)
+        await world.power_on(2)
         for node in (1, 2, 3, 4):
             assert await world.get("k", at=node) == b"old"
         assert await world.keys(at=3) == ["k"]
