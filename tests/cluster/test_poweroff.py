@@ -41,6 +41,7 @@ class Cluster:
 
     def __init__(self, world: World, tmp: Path) -> None:
         self.world, self.see, self.tmp = world, Observer(world), tmp
+        self.missing_since: dict[int, float] = {}
 
     def alive(self) -> list[int]:
         return [n for n in NODES if self.world.powered(n)]
@@ -93,8 +94,11 @@ class Cluster:
             return answer.status, answer.body
 
     def ready(self) -> bool:
-        for node in self.alive():
-            if not self.world.running(node):
+        now = time.monotonic()
+        missing = [n for n in self.alive() if not self.world.running(n)]
+        self.missing_since = {n: self.missing_since.get(n, now) for n in missing}
+        for node, since in self.missing_since.items():
+            if now - since > 5.0:  # a process that was just started may not be visible yet
                 said = self.world.log_path(node).read_text(errors="replace")[-3000:]
                 pytest.fail(f"the server of node {node} ended; it said:\n{said}")
         return all(self.see.healthy(n) for n in NODES)
