@@ -71,6 +71,7 @@ DELETES_IN_FLIGHT = 16  # keys of one DeleteObjects request that are deleted at 
 
 # ---- peers ---------------------------------------------------------------------------------------
 PEER_FRAME_BYTES = 1 * MIB  # messages stay below this (several times dearer above)
+GATHER_TURNS = 4  # of the event loop, that a batch of messages or verbs waits for company
 PEER_MAX_MESSAGE_BYTES = 16 * MIB
 PEER_QUEUE_FRAMES = 8192
 TELL_WAIT_S = 0.005  # how long a message that wants no reply waits for one to travel with

@@ -33,7 +33,6 @@ from node.errors import (
 from node.limits import (
     COMMIT_ATTEMPTS,
     FINISH_PATIENCE_S,
-    HEDGE_CEILING_S,
     LOCK_ATTEMPT_S,
     STRAGGLER_BOUND_S,
 )
@@ -166,15 +165,13 @@ class Writer:
         request = encode_lock(Acquire((resource,), LockMode.WRITE, owner, bound))
         release = encode_lock(Release((resource,), owner))
         round_ = Round(self._cluster.nodes, LockMode.WRITE)
-        gathering: Gathering[tuple[str, bool], messages.Prepared | bytes] = Gathering()
+        gathering: Gathering[str, messages.Prepared | bytes] = Gathering()
         states: dict[int, verbs.State] = {}
         members = self._lock_members(view, round_)
-        readers = self._readers(view, members)
         for member in members:
-            asked = member if member in readers else Members(member.node, (), ())
             gathering.add(
-                (member.node, True),
-                self._cluster.prepare(asked, key, request, deadline=now + bound),
+                member.node,
+                self._cluster.prepare(member, key, request, deadline=now + bound),
             )
 
         def enough() -> bool:
@@ -183,25 +180,8 @@ class Writer:
                 round_.state is RoundState.WON and len(states) >= view.read_quorum
             )
 
-        def settled() -> bool:
-            return enough() or round_.state is not RoundState.PENDING
-
-        def left() -> float:
-            return now + bound - self._clock.monotonic()
-
         try:
-            won = await gathering.until(enough, min(bound, HEDGE_CEILING_S))
-            if not won and await gathering.until(settled, left()):
-                won = await gathering.until(enough, min(left(), HEDGE_CEILING_S))
-            if not won and round_.state is RoundState.WON:
-                # The lock is there, but a reader is late or gone: ask the others, too.
-                for member in members:
-                    if member not in readers and member.drives:
-                        gathering.add(
-                            (member.node, False),
-                            self._cluster.prepare(member, key, b"", deadline=now + bound),
-                        )
-                won = await gathering.until(enough, left())
+            won = await gathering.until(enough, bound)
         except asyncio.CancelledError:
             self._release(round_.close(), release, deadline)
             raise
@@ -251,37 +231,23 @@ class Writer:
                 round_.on_error(node)
         return found
 
-    def _readers(self, view: SetView, members: list[Members]) -> list[Members]:
-        """Who reads the tops: this node and, taking turns, as many others as a quorum needs."""
-        mine = [m for m in members if m.node == self._cluster.me]
-        others = [m for m in members if m.node != self._cluster.me and m.drives]
-        first = self._owner_count % len(others) if others else 0
-        found, drives = [], 0
-        for member in (*mine, *others[first:], *others[:first]):
-            if drives >= view.read_quorum:
-                break
-            found.append(member)
-            drives += len(member.drives)
-        return found
-
     def _take_prepared(
         self,
         view: SetView,
-        gathering: Gathering[tuple[str, bool], messages.Prepared | bytes],
+        gathering: Gathering[str, messages.Prepared | bytes],
         round_: Round,
         states: dict[int, verbs.State],
     ) -> None:
         while gathering.results:
-            node, locks = next(iter(gathering.results))
-            answer = prepared(gathering.results.pop((node, locks)))
+            node = next(iter(gathering.results))
+            answer = prepared(gathering.results.pop(node))
             if answer.lock:
                 round_.on_reply(node, decode_lock(answer.lock))  # type: ignore[arg-type]
             member = view.by_node.get(node)
             if member is not None:
                 _take_states(states, member, answer.states)
-        for node, locks in gathering.errors:
-            if locks:
-                round_.on_error(node)
+        for node in gathering.errors:
+            round_.on_error(node)
 
     def _release(self, servers: tuple[str, ...], release: bytes, deadline: float) -> None:
         members = [Members(node, (), ()) for node in servers]

@@ -40,6 +40,7 @@ from node.rpc.link import Identity
 from node.rpc.methods import Method
 from node.rpc.wire.holdfast import peer_pb2 as pb
 from node.runtime.ports import Clock, Rng, WireStream
+from node.runtime.turns import after_what_waits
 
 T = TypeVar("T")
 
@@ -457,6 +458,7 @@ class _Session:
                 if not self._replies:
                     self._gate = loop.create_future()
                     await self._gate
+                    await after_what_waits()
                 await self._stream.send(self._outgoing.seal(self._gather()))
         except Exception:  # whatever it is, a session without a writer must not stand
             self._stream.abort()  # wakes the reader, which ends the session

@@ -27,6 +27,7 @@ from node.rpc.errors import BAD_MESSAGE, STALE_INCARNATION, WRONG_TARGET, PeerRe
 from node.rpc.methods import Lane, Method
 from node.rpc.wire.holdfast import peer_pb2 as pb
 from node.runtime.ports import Clock, Rng, Wire, WireConnection, WireStream
+from node.runtime.turns import after_what_waits
 
 CONNECT_S: dict[Lane, float] = {
     Lane.HEARTBEAT: 1.0,
@@ -365,6 +366,7 @@ class Link:
                 if not self._queue:
                     self._gate = loop.create_future()
                     await self._gate
+                    await after_what_waits()
                 body = self._gather()
                 if body:
                     await stream.send(seal.seal(body))

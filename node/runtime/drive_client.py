@@ -1,6 +1,6 @@
 """The node's end of a drive process: starts it, keeps it running, and talks to it.
 
-Theory of operation. Frames that are submitted within one turn of the event loop leave in one system
+Theory of operation. Frames that are submitted within a few turns of the event loop leave in one system
 call, and one read takes every answer that has come; no task is made for a call. What a caller gets is
 the bare future: it never times out here (the gate's guard sees to that), and cancelling it only drops
 the answer. When the socket closes, everything outstanding fails with TargetFailed, and the process is
@@ -32,6 +32,7 @@ from node.limits import (
     DRIVE_RESERVE_FRACTION,
     DRIVE_RESPAWN_MAX_S,
     DRIVE_RESPAWN_MIN_S,
+    GATHER_TURNS,
 )
 from node.runtime.arena import Arena
 
@@ -136,7 +137,14 @@ class DriveProcess:
         self._out.append(frame)
         if not self._flush_planned and not self._writing:
             self._flush_planned = True
-            loop.call_soon(self._flush)
+            loop.call_soon(self._gather, GATHER_TURNS)
+
+    def _gather(self, turns: int) -> None:
+        """Stands back for some turns of the loop (node.runtime.turns), then sends what there is."""
+        if turns and self._loop is not None:
+            self._loop.call_soon(self._gather, turns - 1)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         self._flush_planned = False
