@@ -104,6 +104,10 @@ DRIVE_LAZY_SYNC_S = 0.5  # flags and queue rows are durable after this at the la
 DRIVE_STAGE_IDLE_S = 6 * 3600.0  # an unfinished shard file that nobody writes to is dropped
 DRIVE_STAGED_KEEP_S = 24 * 3600.0  # a finished one that no record came for
 DRIVE_QUARANTINE_KEEP_S = 24 * 3600.0
+DRIVE_UNLINK_AFTER_S = (
+    60.0  # a shard file outlives its last record by so much, for readers under way
+)
+DRIVE_TIGHT_FRACTION = 0.05  # with less room than this above the reserve, it goes at once
 DRIVE_HOUSEKEEPING_S = 60.0
 DRIVE_START_S = 10.0  # a process may take so long to answer for the first time
 DRIVE_RESPAWN_MIN_S = 0.2

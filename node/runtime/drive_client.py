@@ -32,6 +32,7 @@ from node.limits import (
     DRIVE_RESERVE_FRACTION,
     DRIVE_RESPAWN_MAX_S,
     DRIVE_RESPAWN_MIN_S,
+    DRIVE_UNLINK_AFTER_S,
     GATHER_TURNS,
 )
 from node.runtime.arena import Arena
@@ -52,6 +53,7 @@ class DriveSettings:
     relaxed: bool = False
     reserve_fraction: float = DRIVE_RESERVE_FRACTION
     reserve_bytes: int = DRIVE_RESERVE_BYTES
+    unlink_after_s: float = DRIVE_UNLINK_AFTER_S
 
 
 class DriveProcess:
@@ -259,6 +261,7 @@ class DriveProcess:
             f"relaxed={int(settings.relaxed)}",
             f"reserve_fraction={settings.reserve_fraction}",
             f"reserve_bytes={settings.reserve_bytes}",
+            f"unlink_after_s={settings.unlink_after_s}",
         ]
 
     def _lost(self, why: str, *, respawn: bool = True) -> None:

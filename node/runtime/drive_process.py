@@ -21,7 +21,7 @@ from node.runtime.drive.store import DriveOptions
 
 
 def main(arguments: list[str]) -> None:
-    """Serves until the socket is closed. Names: socket, arena, arena_bytes, relaxed, reserve_*."""
+    """Serves until the socket is closed. Names: socket, arena, arena_bytes, relaxed, reserve_*, unlink_after_s."""
     path = arguments[0]
     given = dict(argument.split("=", 1) for argument in arguments[1:])
     options = DriveOptions(
@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
         relaxed=given["relaxed"] == "1",
         reserve_fraction=float(given["reserve_fraction"]),
         reserve_bytes=int(given["reserve_bytes"]),
+        unlink_after_s=float(given["unlink_after_s"]),
     )
     threading.excepthook = _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C on the node's terminal is not for us

@@ -18,6 +18,7 @@ from node.runtime.drive_client import DriveProcess, DriveSettings
 NO_DRIVE = bytes(16)
 DRIVE = bytes(range(1, 17))
 FORMAT = json.dumps({"drive_id": DRIVE.hex()}).encode()
+SETTINGS = DriveSettings(reserve_bytes=0, reserve_fraction=0.0, unlink_after_s=0.0)
 LONG_S = 30.0  # the machine is shared: a bound against hanging, not a measure
 
 _attempts = ep.Attempts("test", 1)
@@ -95,8 +96,11 @@ class World:
         return self.path / "shards" / data_id.hex()[:2] / data_id.hex()
 
     async def gone(self, data_id: bytes) -> None:
-        """Waits until the file is unlinked, which happens after the next flush."""
-        await until(lambda: not self.file(data_id).exists())
+        """Waits until the file is unlinked, which happens with some verb after the next flush."""
+        async with asyncio.timeout(LONG_S):
+            while self.file(data_id).exists():
+                await self.ask(verbs.Check())
+                await asyncio.sleep(0.01)
 
     async def crash(self) -> None:
         """SIGKILL, and wait until the next process runs."""
@@ -132,7 +136,7 @@ async def drive_world(
     path: Path, *, formatted: bool = True, settings: DriveSettings | None = None
 ) -> AsyncIterator[World]:
     os.makedirs(path, exist_ok=True)
-    world = World(path, settings or DriveSettings(reserve_bytes=0, reserve_fraction=0.0))
+    world = World(path, settings or SETTINGS)
     world.drive.start()
     try:
         if formatted:

@@ -150,11 +150,7 @@ async def test_a_shard_file_from_its_first_byte_to_its_last(kind: str, tmp_path:
         gone = tombstone(second := new_epoch(2), first)
         assert await ask(verbs.Commit(key, gone)) == verbs.Committed(True, second)
         assert await ask(verbs.Decided(key, second)) == verbs.Done()
-        for _ in range(100):
-            if isinstance(await ask(verbs.ShardCheck(DATA, 4)), verbs.Failed):
-                break
-            await asyncio.sleep(0.05)
-        assert fault(await ask(verbs.ShardCheck(DATA, 4))) == "not_found"
+        assert await read(0, 4) == b"HEAD", "whoever was reading it may finish"
         slab.release()
 
 

@@ -22,7 +22,7 @@ from node.engine import Engine
 from node.errors import HoldfastError, TargetDown, TargetFailed
 from node.guard.guard import Guard
 from node.guard.policy import PEER_METHODS
-from node.limits import DEAD_AFTER_S, MIB, SUSPECT_AFTER_S
+from node.limits import DEAD_AFTER_S, DRIVE_UNLINK_AFTER_S, MIB, SUSPECT_AFTER_S
 from node.objects.api import NewObject
 from node.objects.bodies import BytesBody
 from node.objects.census import Census
@@ -590,6 +590,7 @@ class ClusterWorld:
                 await self.spawn(node.life, node.engine.repairs.round())
             await asyncio.sleep(2.0)
             if not any(self.pending()):
+                await asyncio.sleep(DRIVE_UNLINK_AFTER_S + 1)  # what nobody refers to has gone
                 return
         raise AssertionError(
             [(n.name, n.engine.repairs.status.last_error) for n in self.up()],

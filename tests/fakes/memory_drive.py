@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from node.errors import HoldfastError, TargetFailed
-from node.limits import DRIVE_LAZY_SYNC_S
+from node.limits import DRIVE_LAZY_SYNC_S, DRIVE_UNLINK_AFTER_S
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.drive.catalog import Catalog
 from node.runtime.drive.faults import DriveError
 from node.runtime.drive.keys import Keys
+from node.runtime.drive.remains import Remains
 from node.runtime.drive.scans import Scans
 
 DELAY_S = 0.0005
@@ -156,11 +157,14 @@ class MemoryDrive:
         }
         self._stages: dict[bytes, bytearray] = {}
         self._lazy: asyncio.TimerHandle | None = None
+        self._remains = Remains(
+            self._owned, DRIVE_UNLINK_AFTER_S, lambda: asyncio.get_running_loop().time()
+        )
         self._waiting: list[Callable[[], None]] = []
         self.before_submit: Callable[[], bool] = lambda: True  # False: the message is lost
         for data_id in list(disk.files):
             # The sweep: files that no row of the catalog knows.
-            if self.catalog.data(data_id) is None and data_id not in self.catalog.staged:
+            if not self._owned(data_id):
                 del disk.files[data_id]
 
     # ---- the service -----------------------------------------------------------------------------
@@ -253,9 +257,19 @@ class MemoryDrive:
         self.disk.engine.flush()
         self.catalog.durable = self.catalog.written
         unlinks, self.catalog.unlinks = self.catalog.unlinks, []
-        for data_id in unlinks:
-            if data_id not in self._stages:
-                self.disk.files.pop(data_id, None)
+        if unlinks:
+            self._remains.add(unlinks)()
+            loop = asyncio.get_running_loop()
+            loop.call_later(DRIVE_UNLINK_AFTER_S + 0.1, self._bury)
+
+    def _bury(self) -> None:
+        if self.running:
+            for data_id in self._remains.due():
+                if data_id not in self._stages:
+                    self.disk.files.pop(data_id, None)
+
+    def _owned(self, data_id: bytes) -> bool:
+        return data_id in self.catalog.staged or self.catalog.data(data_id) is not None
 
     def _large(self, verb: verbs.Verb) -> verbs.Reply:
         files, catalog = self.disk.files, self.catalog

@@ -63,7 +63,9 @@ class Served:
         monkeypatch.setattr(Engine, "flush", held)
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(LONG_S)
-        options = DriveOptions(path=str(path), reserve_fraction=0.0, reserve_bytes=0)
+        options = DriveOptions(
+            path=str(path), reserve_fraction=0.0, reserve_bytes=0, unlink_after_s=0.0
+        )
         self.server = Server(options, theirs, mmap.mmap(-1, 4096))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()

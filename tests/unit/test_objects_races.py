@@ -341,3 +341,28 @@ def test_a_lock_holder_that_fell_silent_is_passed() -> None:
             assert await world.get("k", at=node) == b"others"
 
     simulate(story)
+
+
+def test_a_reader_finishes_what_is_overwritten_under_it() -> None:
+    async def story(world: ClusterWorld) -> None:
+        await world.bucket()
+        data = content(12 * MIB)
+        await world.put("k", data)
+        await world.repair()
+
+        async def read(objects: Any, deadline: float) -> bytes:
+            reading = await objects.get("bucket", "k", deadline=deadline)
+            found = []
+            async for chunk in reading.chunks():
+                found.append(bytes(chunk))
+                if len(found) == 5:
+                    await world.put("k", b"new", at=3)
+                    await world.delete("k", at=1)
+                await asyncio.sleep(0.2)
+            return b"".join(found)
+
+        assert await world.on(2, read) == data
+        await world.repair()
+        assert not any(disk.files for disks in world.disks.values() for disk in disks)
+
+    simulate(story)

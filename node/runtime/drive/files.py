@@ -128,6 +128,10 @@ class Files:
         if not self.being_written(data_id):
             self._jobs.put(lambda: self._remove(self.path_of(data_id)))
 
+    def remove(self, data_id: bytes) -> None:
+        """The same here and now."""
+        self._remove(self.path_of(data_id))
+
     def path_of(self, data_id: bytes) -> str:
         name = data_id.hex()
         return os.path.join(self._root, name[:2], name)

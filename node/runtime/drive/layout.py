@@ -8,6 +8,7 @@ import time
 
 import msgspec
 
+from node.limits import DRIVE_TIGHT_FRACTION
 from node.protocol.verbs import DriveFault
 from node.runtime.drive.faults import DriveError, of_os_error
 
@@ -157,6 +158,12 @@ class Space:
             self._reserve = max(self._reserve, self._bytes)
         self._next = time.monotonic() + self._EVERY_S
         return self.total_bytes, self._free
+
+    def tight(self) -> bool:
+        """Whether room is getting short: what may go had better go now."""
+        if time.monotonic() >= self._next:
+            self.refresh()
+        return self._free - self._reserve < self.total_bytes * DRIVE_TIGHT_FRACTION
 
     def need(self, count: int) -> None:
         """DriveError(NO_SPACE) when `count` more bytes would go into the reserve."""

@@ -21,6 +21,7 @@ from node.runtime.drive.engine import Engine, LockedError
 from node.runtime.drive.faults import DriveError
 from node.runtime.drive.files import Files
 from node.runtime.drive.keys import Keys
+from node.runtime.drive.remains import Remains
 from node.runtime.drive.scans import Scans
 from node.runtime.drive.syncer import Encoded, Syncer
 
@@ -33,6 +34,7 @@ class DriveOptions:
     relaxed: bool = False
     reserve_fraction: float = limits.DRIVE_RESERVE_FRACTION
     reserve_bytes: int = limits.DRIVE_RESERVE_BYTES
+    unlink_after_s: float = limits.DRIVE_UNLINK_AFTER_S
 
 
 class Outlet:
@@ -85,6 +87,7 @@ class Store:
         self._scans = Scans(self.catalog)
         self._keys = Keys(self.catalog, self._space)
         self._small = self._small_verbs()
+        self._remains = Remains(self._owned, options.unlink_after_s)
         self._sweeping = False
         self._next_housekeeping = 0.0
         if not self.catalog.was_clean:
@@ -120,6 +123,7 @@ class Store:
         finish = partial(self._finish, call)
         match verb:
             case verbs.StageOpen():
+                self._make_room()
                 data = self.catalog.data(_id(verb.data_id))
                 staged = verb.data_id in self.catalog.staged
                 self.files.open(verb, referenced=data is not None, staged=staged, finish=finish)
@@ -138,6 +142,7 @@ class Store:
                 threading.Thread(
                     target=self._check, args=(finish,), name="check", daemon=True
                 ).start()
+                self._make_room()
                 self._housekeeping()
             case _:
                 raise DriveError(DriveFault.BAD_REQUEST, f"unknown verb {type(verb).__name__}")
@@ -146,17 +151,28 @@ class Store:
         """Writes what was gathered; afterwards `now` is to be sent, and `waiting` will be when durable."""
         changed = self.catalog.write_out()
         unlinks, self.catalog.unlinks = self.catalog.unlinks, []
+        flushed = self._remains.add(unlinks) if unlinks else None
+        for data_id in self._remains.due():
+            self.files.unlink(data_id)
         if self._options.relaxed:
             now.extend(waiting)
-            for data_id in unlinks:
-                self.files.unlink(data_id)
+            if flushed is not None:
+                flushed()
             return
         if waiting:
             self._syncer.answer(waiting)
-        if unlinks:
-            self._syncer.touch([partial(self.files.unlink, data_id) for data_id in unlinks])
+        if flushed is not None:
+            self._syncer.touch([flushed])
         elif changed and not waiting:
             self._syncer.touch()
+
+    def _owned(self, data_id: bytes) -> bool:
+        return data_id in self.catalog.staged or self.catalog.data(data_id) is not None
+
+    def _make_room(self) -> None:
+        if self._space.tight():
+            for data_id in self._remains.due(all_of_them=True):
+                self.files.unlink(data_id)
 
     def _drop(self, data_id: bytes, finish: Callable[[verbs.Reply | DriveError], None]) -> None:
         referenced = self.catalog.data(data_id) is not None
@@ -185,6 +201,11 @@ class Store:
     def close(self, timeout_s: float) -> None:
         """A tidy end, if it can be had in time; else the next start sweeps."""
         tidy = self._syncer.stop(timeout_s) and not self._sweeping and not self.files.open_count()
+        if tidy:
+            self.catalog.write_out()
+            self.catalog.engine.flush()
+            for data_id in self._remains.all():
+                self.files.remove(data_id)
         self.catalog.close(clean=tidy)
         os.close(self._directory)
 
