@@ -188,9 +188,14 @@ class Link:
         """The peer gave a sign of life: do not sit out a pause."""
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
+            if self.state is LinkState.PAUSING:
+                self.state = LinkState.DIALLING  # calls wait for the dial from now on
 
     def redial(self) -> None:
-        """The peer is back after it was dead: an attempt begun before that may wait for packets long lost."""
+        """The peer is back after it was dead: an attempt begun before that may wait for packets long lost.
+
+        Calls that wait for it stay queued: whoever saw the peer return may count on it at once.
+        """
         if self.state is LinkState.DIALLING and self._stream is not None:
             self._hurry = True
             self._stream.abort()
@@ -235,7 +240,9 @@ class Link:
                 self._stream = None
                 stopped = self.state is LinkState.STOPPED
                 self.state = LinkState.STOPPED if stopped else LinkState.PAUSING
-                self._fail_all(self._last_error)
+                # Before a hurried dial nothing was sent yet: what waits goes with the next one.
+                if self._worked or not self._hurry:
+                    self._fail_all(self._last_error)
             self._on_lost(self, self._last_error)
             failures = 0 if self._worked else failures + 1
             if self._hurry:

@@ -157,6 +157,30 @@ def test_a_return_replaces_an_attempt_that_was_begun_in_the_dark() -> None:
     run_virtual(story())
 
 
+def test_calls_that_wait_for_a_dial_outlive_its_repetition() -> None:
+    """A node that has just heard its peers is ready: its first calls must not meet the redial's abort."""
+
+    async def story() -> None:
+        wire = HandWire(refuses=False)
+        link = make_link(wire)
+        link.start()
+        await asyncio.sleep(0.5)
+        call = link.submit(Method.VERBS, b"", CLOCK.monotonic() + 60, "")
+        session = link.ready()
+        link.redial()
+        await asyncio.sleep(0.001)
+        assert wire.dialled == [0.0, 0.5]
+        assert not call.done()
+        assert not session.done()
+        await link.stop()
+        with pytest.raises(TargetFailed):
+            await call
+        with pytest.raises(TargetFailed):
+            await session
+
+    run_virtual(story())
+
+
 def test_calls_beyond_the_queue_are_shed_and_those_given_up_make_room() -> None:
     async def story() -> None:
         wire = HandWire(refuses=False)
