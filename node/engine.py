@@ -11,6 +11,7 @@ from locks.driver import LockService
 from locks.messages import Owner
 from node.cluster.lock_server import LOCKS_RECOVERING, LockServer
 from node.cluster.topology import Topology
+from node.identity.copies import DriveCopies
 from node.identity.service import Identity, create_identity
 from node.jobs.runner import Job, Runner
 from node.limits import FILL_PAUSE_S, FORMING_REPORT_S, PEER_FACTS_S, REPAIR_INTERVAL_S
@@ -141,6 +142,7 @@ class Engine:
             node.settings,
             self.topology.cluster_id,
             documents=self.documents,
+            copies=DriveCopies(node.gate, node.clock),
             spread=PeerSpread(node.peers, node.membership),
             guard=node.guard,
             clock=node.clock,

@@ -155,6 +155,10 @@ IDENTITY_READ_SPACING_S = (
     0.1  # between two reads, so that unknown keys cannot cause a storm of them
 )
 IDENTITY_CATCH_UP_S = 3.0  # what a node that is told of a change takes to apply it, at the most
+IDENTITY_COPY_S = 3.0  # reading or writing a drive's own copy of them
+IDENTITY_QUORUM_FIRST_S = (
+    2.0  # at its start a node waits so long for a quorum before its own copy counts
+)
 IDENTITY_CHANGE_ATTEMPTS = 5  # when others change the directory at the same time
 IDENTITY_DOCUMENT_BYTES = 8 * MIB  # users, keys and policies together, sealed
 

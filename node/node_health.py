@@ -41,5 +41,6 @@ def snapshot(node: Node) -> Snapshot:
         sets=tuple(shapes),
         offline=offline,
         lock_servers=engine.lock_servers(),
+        identity_ready=engine.identity.ready,
         hindrance=hindrance,
     )

@@ -138,6 +138,8 @@ def _parse_proxies(text: str) -> tuple[str, ...]:
 
 _password = _secret_of(MIN_PASSWORD_CHARACTERS, "the root password")
 _cluster_secret = _secret_of(MIN_CLUSTER_SECRET_CHARACTERS, "a cluster secret")
+# It may have been the root password, which took the place of a cluster secret.
+_previous_secret = _secret_of(MIN_PASSWORD_CHARACTERS, "the previous cluster secret")
 
 OPTIONS: tuple[Option, ...] = (
     Option(name="volumes", parse=parse_volumes, help="drives of all nodes, node{1...4}:9002/data/disk{1...4}"),
@@ -146,7 +148,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="root_password", parse=_password, help="its secret", secret=True, from_file=True),
     Option(name="cluster_secret", parse=_cluster_secret, help="authenticates nodes to each other and "
            "encrypts identities; derived from the root password when absent", secret=True, from_file=True),
-    Option(name="cluster_secret_previous", parse=_cluster_secret,
+    Option(name="cluster_secret_previous", parse=_previous_secret,
            help="the one before, while it is rotated", secret=True, from_file=True),
     Option(name="s3_listen", parse=parse_listen, help="address of the S3 API", default="0.0.0.0:9000"),
     Option(name="console_listen", parse=parse_listen, help="address of the console", default="0.0.0.0:9001"),

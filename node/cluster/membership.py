@@ -240,7 +240,7 @@ class Membership:
             versions=self._versions,
         )
         body = beat.SerializeToString()
-        sealed = pb.Sealed(body=body, mac=self._me.keys.seal_beat(body))
+        sealed = pb.Sealed(body=body, macs=self._me.keys.seal_beat(body))
         data: bytes = sealed.SerializeToString()
         return data
 
@@ -277,7 +277,7 @@ class Membership:
             beat.ParseFromString(sealed.body)
         except DecodeError:
             raise self._refuse(PeerRefused(BAD_MESSAGE, "not a heartbeat of ours")) from None
-        if not self._me.keys.beat_is_ours(sealed.body, sealed.mac):
+        if not self._me.keys.beat_is_ours(sealed.body, sealed.macs):
             raise self._refuse(wrong_secret(sender or beat.node))
         if beat.target != self._me.node:
             raise self._refuse(

@@ -97,6 +97,8 @@ DRIVE_OPERATIONS: dict[str, Policy] = {
     "FormatRead": _row(   3.0,  3.0,  0,  (),  16,   0,  True),
     "FormatWrite": _row(  5.0,  5.0,  0,  (),  16,   0,  True),
     "Filled": _row(       3.0,  3.0,  0,  (),  16,   0,  True),
+    "IdentityRead": _row( 3.0,  3.0,  0,  (),  16,   0,  True),
+    "IdentityWrite": _row(5.0,  5.0,  0,  (),  16,   0,  True),
 }  # fmt: skip
 
 # ---- client to us: by S3 operation. Bodies are bounded by progress, so those totals only end the absurd.

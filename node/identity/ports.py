@@ -37,6 +37,19 @@ class Spread(Protocol):
         ...
 
 
+class Copies(Protocol):
+    """The sealed directory on this node's own drives, for a start at which no quorum answers."""
+
+    async def read(self) -> tuple[bytes, ...]:
+        """What the drives that answer have. Bounded, never raises."""
+        ...
+
+    async def keep(self, version: int, data: bytes) -> None:
+        """Durable on every drive in use that lacks it. Bounded, never raises: what could not be
+        written is written by a later call."""
+        ...
+
+
 class Metrics(Protocol):
     """The part of node.observe.metrics.Metrics that identities use."""
 

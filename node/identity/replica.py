@@ -11,8 +11,12 @@ the document's. Every node holds the whole of it in memory and answers from ther
             read is counted as a timeout when none was answered for as long as one may take, whatever kept
             them from being answered: so an alert sees a fault that refuses at once as well.
 
+  start     the quorum is asked. While it does not answer, the copy on this node's own drives counts,
+            unverified: the first answer of the quorum takes its place, whatever version it has. A peer
+            that is heard with a higher version makes it too old, as any copy.
+
 Reads are shared: one is under way at a time, and whoever needs a newer one waits for the next. A
-copy never goes back to an older version. When the quorum is lost, the copy goes on being used.
+verified copy never goes back to an older version. When the quorum is lost, the copy goes on being used.
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ from node import limits
 from node.errors import DeadlineExceeded, HoldfastError, OutcomeUnknown, Unavailable
 from node.guard.guard import Guard
 from node.guard.policy import ADMIN, JOBS
-from node.identity.ports import Document, Documents, Metrics, Spread
-from node.identity.vault import DOCUMENT, Vault
+from node.identity.ports import Copies, Document, Documents, Metrics, Spread
+from node.identity.vault import DOCUMENT, Opened, Vault
 from node.objects.documents import DocumentConflict
 from node.runtime.ports import Clock, Rng
 
@@ -61,6 +65,7 @@ class Replica:
         self,
         nodes: int,
         documents: Documents,
+        copies: Copies,
         spread: Spread,
         vault: Vault,
         guard: Guard,
@@ -72,6 +77,7 @@ class Replica:
     ) -> None:
         self._others_needed = nodes // 2  # with this node a majority
         self._documents = documents
+        self._copies = copies
         self._spread = spread
         self._vault = vault
         self._guard = guard
@@ -82,6 +88,9 @@ class Replica:
         self._highest_seen = highest_seen
         self._log = structlog.get_logger("holdfast.identity")
         self._known: Known | None = None
+        self._verified = False  # `known` is what a quorum said
+        self._own: tuple[int, Opened] | None = None  # what this node's drives had at its start
+        self._to_keep: tuple[int, bytes] | None = None  # what they are to have
         self._rewrap = False
         self._problem = ""
         self._begun = float("-inf")  # when the last read began
@@ -89,17 +98,22 @@ class Replica:
         self._behind_since: float | None = None
         self._reading: asyncio.Task[Unavailable | None] | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 
     # ---- life -----------------------------------------------------------------------------------------
     def start(self) -> None:
         """Begin to refresh. Returns at once; what is not known yet is waited for where it is needed."""
         if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().create_task(self._tick(), name="identity")
+            loop = asyncio.get_running_loop()
+            self._ticking = loop.create_task(self._tick(), name="identity")
+            self._beginning = loop.create_task(self._begin(), name="identity copy")
 
     async def close(self) -> None:
-        tasks = [task for task in (self._ticking, self._reading) if task is not None]
-        self._ticking = None
+        every = (self._ticking, self._beginning, self._reading, self._keeping)
+        tasks = [task for task in every if task is not None]
+        self._ticking = self._beginning = None
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -131,11 +145,14 @@ class Replica:
 
     async def current(self, *, deadline: float) -> Known:
         """A copy that is as new as any peer is known to have; Unavailable when there is none."""
-        known = self._known
         wanted = self._highest_seen()
-        if known is not None and known.version >= wanted:
+        try:
+            return await self.at_least(wanted, deadline=deadline)
+        except Unavailable:
+            known = self._known  # this node's own copy may have taken its place meanwhile
+            if known is None or known.version < wanted:
+                raise
             return known
-        return await self.at_least(wanted, deadline=deadline)
 
     async def at_least(self, version: int, *, deadline: float) -> Known:
         known = self._known
@@ -206,6 +223,7 @@ class Replica:
             self._take(document)
             self._fresh_at = begun
         except Unavailable as error:
+            self._fall_back()
             return error
         finally:
             self._metrics.config_read("iam", self._clock.monotonic() - begun)
@@ -213,15 +231,17 @@ class Replica:
 
     def _take(self, document: Document | None) -> None:
         """Make what was read the copy, unless it is older. IdentityUnreadable when it cannot be opened."""
-        known = self._known
+        known = self._known if self._verified else None
         if document is None:
             if known is None:
+                self._verified = True
                 self._apply(Known(Directory(), 0, None))
             return
         if known is not None and document.version <= known.version:
             return
         try:
-            opened = self._vault.open(document.data, known.data_key if known else None)
+            remembered = self._known.data_key if self._known else None
+            opened = self._vault.open(document.data, remembered)
         except IamError as error:
             if self._problem != str(error):
                 self._problem = str(error)
@@ -229,12 +249,52 @@ class Replica:
             raise IdentityUnreadable(self._problem) from error
         self._problem = ""
         self._rewrap = opened.rewrap
+        self._verified = True
         self._apply(Known(opened.directory, document.version, opened.data_key))
+        self._keep(document.version, document.data, opened.data_key)
 
     def _apply(self, known: Known) -> None:
         self._known = known
         self._publish(VERSION_NAME, known.version)
         self._metrics.identity_version(known.version)
+
+    # ---- this node's own copy --------------------------------------------------------------------------
+    async def _begin(self) -> None:
+        """Has this node's own copy at hand, and falls back on it when no quorum answers soon."""
+        first = self._read_soon()
+        for data in await self._copies.read():
+            try:
+                version, opened = self._vault.open_copy(data)
+            except IamError as error:
+                self._log.warning("a copy of the identities cannot be used", problem=str(error))
+                continue
+            if self._own is None or version > self._own[0]:
+                self._own = version, opened
+        await asyncio.wait({first}, timeout=limits.IDENTITY_QUORUM_FIRST_S)
+        self._fall_back()
+
+    def _fall_back(self) -> None:
+        if self._known is not None or self._own is None:
+            return
+        version, opened = self._own
+        self._rewrap = opened.rewrap
+        self._apply(Known(opened.directory, version, opened.data_key))
+        self._log.warning(
+            "no quorum for the identities yet: using this node's copy", version=version
+        )
+
+    def _keep(self, version: int, document: bytes, data_key: bytes) -> None:
+        self._own = None
+        self._to_keep = version, self._vault.seal_copy(document, version, data_key)
+        self._keep_soon()
+
+    def _keep_soon(self) -> None:
+        """Writes what is to be kept to the drives that lack it; called again with every refresh."""
+        if self._to_keep is None or (self._keeping is not None and not self._keeping.done()):
+            return
+        self._keeping = asyncio.get_running_loop().create_task(
+            self._copies.keep(*self._to_keep), name="identity copy"
+        )
 
     # ---- the refresh ----------------------------------------------------------------------------------
     async def _tick(self) -> None:
@@ -247,6 +307,7 @@ class Replica:
             if self._clock.monotonic() - answered_at >= _READ.attempt_s:
                 self._metrics.config_read_timeout("iam")
             self._metrics.identity_lag(self.lag_s)
+            self._keep_soon()
             if self._rewrap:
                 with contextlib.suppress(HoldfastError):  # the next tick tries again
                     await self._wrap_anew()
@@ -300,6 +361,7 @@ class Replica:
                 self._rewrap = False
                 if written.version > self._version():
                     self._apply(Known(directory, written.version, data_key))
+                    self._keep(written.version, data, data_key)
                 break
             else:
                 raise Unavailable("the identities were changed by others again and again")

@@ -28,7 +28,7 @@ from iam.secrets import (
 from iam.sigv4 import Authentication, RequestParts, Verified
 from node.config import Settings
 from node.guard.guard import Guard
-from node.identity.ports import Documents, Metrics, Spread
+from node.identity.ports import Copies, Documents, Metrics, Spread
 from node.identity.replica import Known, Replica
 from node.identity.vault import Keks, Vault, derive_keks
 from node.options import Secret
@@ -202,6 +202,11 @@ class Identity:
         return 0 if known is None else known.version
 
     @property
+    def ready(self) -> bool:
+        """Whether this node has a copy to judge requests by, be it its own of an earlier life."""
+        return self._replica.known is not None
+
+    @property
     def lag_s(self) -> float:
         return self._replica.lag_s
 
@@ -301,6 +306,7 @@ async def create_identity(
     cluster_id: bytes,
     *,
     documents: Documents,
+    copies: Copies,
     spread: Spread,
     guard: Guard,
     clock: Clock,
@@ -327,6 +333,7 @@ async def create_identity(
     replica = Replica(
         len(settings.node_names),
         documents,
+        copies,
         spread,
         Vault(keks, cluster_id, rng),
         guard,

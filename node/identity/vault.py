@@ -5,19 +5,23 @@ it is rotated, the one before), each under the id of its key-encryption key (KEK
 with any of its secrets, or with the data key it remembers: so nodes that still have the former secret
 go on while others have the new one already, and the document need not be sealed anew.
 
+A node's own copy of the document has the version beside it, under a MAC of the data key: a copy whose
+version rotted would else pass for a newer one than there is.
+
 Without a cluster secret the root password takes its place; a cluster that is given a secret later is
 still opened by the root password, and wrapped with the secret from then on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from dataclasses import dataclass
 
 import msgspec
 
 from iam import directory as directories
-from iam.errors import CorruptDirectory, WrongSecret
+from iam.errors import CorruptDirectory, SealBroken, WrongSecret
 from iam.model import Directory
 from iam.secrets import KEY_BYTES, NONCE_BYTES, derive_kek, open_sealed, seal, unwrap_key, wrap_key
 from node.runtime.ports import Cpu, Rng
@@ -36,6 +40,13 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     wraps: tuple[_Wrap, ...]
     sealed: bytes
+
+
+class _Copy(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    version: int
+    document: bytes
+    mac: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +137,34 @@ class Vault:
         plain = directories.encode(directory)
         sealed = seal(data_key, plain, nonce(NONCE_BYTES), self._place)
         return msgspec.msgpack.encode(_Stored(format=FORMAT, wraps=wraps, sealed=sealed))
+
+    def seal_copy(self, document: bytes, version: int, data_key: bytes) -> bytes:
+        """A sealed document with its version, as a node keeps it for itself."""
+        mac = self._copy_mac(document, version, data_key)
+        return msgspec.msgpack.encode(
+            _Copy(format=FORMAT, version=version, document=document, mac=mac)
+        )
+
+    def open_copy(self, data: bytes) -> tuple[int, Opened]:
+        """(version, what is in it). Raises iam.errors.WrongSecret, SealBroken or CorruptDirectory."""
+        try:
+            copy = msgspec.msgpack.decode(data, type=_Copy)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise CorruptDirectory(f"the copy of the identities cannot be read: {error}") from None
+        if copy.format != FORMAT:
+            raise CorruptDirectory(
+                f"the copy of the identities has format {copy.format}; this version reads {FORMAT}"
+            )
+        opened = self.open(copy.document, None)
+        wanted = self._copy_mac(copy.document, copy.version, opened.data_key)
+        if not hmac.compare_digest(wanted, copy.mac):
+            raise SealBroken
+        return copy.version, opened
+
+    def _copy_mac(self, document: bytes, version: int, data_key: bytes) -> bytes:
+        digest = hashlib.sha256(document).digest()
+        place = b"holdfast identity copy 1" + version.to_bytes(8, "big") + self._cluster_id
+        return hmac.digest(data_key, place + digest, "sha256")
 
     def new_data_key(self) -> bytes:
         return self._rng.bytes(KEY_BYTES)

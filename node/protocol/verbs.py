@@ -224,11 +224,22 @@ class Filled(msgspec.Struct, array_like=True, frozen=True, tag=33):
     """sync -> Done. A replaced drive has everything that it missed: its silence about a key counts again."""
 
 
+class IdentityRead(msgspec.Struct, array_like=True, frozen=True, tag=40):
+    """-> Blob: this drive's copy of the node's identities as it was written, empty when there is none."""
+
+
+class IdentityWrite(msgspec.Struct, array_like=True, frozen=True, tag=41):
+    """sync -> Done. Replaces the copy as a whole; one that is overtaken by a higher `version` does nothing."""
+
+    version: int
+    data: bytes
+
+
 Verb = (
     Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence
     | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
-    | Check | FormatRead | FormatWrite | Filled
+    | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite
 )  # fmt: skip
 
 

@@ -32,13 +32,18 @@ COUNTER_BYTES = 8
 MAC_BYTES = 16
 HEAD_BYTES = COUNTER_BYTES + MAC_BYTES
 OPENINGS_KEPT = 4096
+MAX_SECRETS = 2  # the current one and, during a rotation, the previous one
 
 TO_CALLEE = b"to callee"
 TO_CALLER = b"to caller"
 
 
 class ClusterKeys:
-    """Keys derived from the cluster's secret; the previous secret is accepted during a rotation."""
+    """Keys derived from the cluster's secrets: the current one and, during a rotation, the previous one.
+
+    What is proved is proved with both, and either is believed: so a node that has the new secret already and
+    one that has only the former understand each other, and one pass of restarts changes the secret.
+    """
 
     def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
         assert secret, "a cluster has a secret"
@@ -50,13 +55,15 @@ class ClusterKeys:
     def links(self) -> tuple[bytes, ...]:
         return self._links
 
-    def seal_beat(self, body: bytes) -> bytes:
-        """The MAC of a heartbeat."""
-        return hmac.digest(self._beats[0], body, "sha256")
+    def seal_beat(self, body: bytes) -> list[bytes]:
+        """The MACs of a heartbeat, one per known secret: whoever shares any of them believes it."""
+        return [hmac.digest(key, body, "sha256") for key in self._beats]
 
-    def beat_is_ours(self, body: bytes, mac: bytes) -> bool:
+    def beat_is_ours(self, body: bytes, macs: Sequence[bytes]) -> bool:
         return any(
-            hmac.compare_digest(hmac.digest(key, body, "sha256"), mac) for key in self._beats
+            hmac.compare_digest(expected, mac)
+            for expected in self.seal_beat(body)
+            for mac in macs[:MAX_SECRETS]
         )
 
 
@@ -96,7 +103,7 @@ def answer_challenge(
     transcript = _transcript(hello, challenge)
     for key in keys.links:
         expected = hmac.digest(key, b"callee" + transcript, "sha256")
-        for offered in challenge.proofs[:2]:
+        for offered in challenge.proofs[:MAX_SECRETS]:
             if hmac.compare_digest(expected, offered):
                 proof = hmac.digest(key, b"caller" + transcript, "sha256")
                 return proof, hmac.digest(key, b"session" + transcript, "sha256")

@@ -180,3 +180,25 @@ async def test_the_verbs_of_the_protocol_answer_alike(kind: str, tmp_path: Path)
         page = await ask(verbs.Pending())
         assert isinstance(page, verbs.PendingPage) and page.entries == ()
         assert isinstance(await ask(verbs.Check()), verbs.Usage)
+
+
+@pytest.mark.parametrize("kind", ["real", "fake"])
+async def test_the_copy_of_identities_is_replaced_as_a_whole(kind: str, tmp_path: Path) -> None:
+    async with asked(kind, tmp_path / "disk") as ask:
+        assert await ask(verbs.IdentityRead()) == verbs.Blob(b"")
+        assert await ask(verbs.IdentityWrite(3, b"three" * 1000)) == verbs.Done()
+        assert await ask(verbs.IdentityWrite(5, b"five")) == verbs.Done()
+        assert await ask(verbs.IdentityWrite(4, b"late")) == verbs.Done()
+        assert await ask(verbs.IdentityRead()) == verbs.Blob(b"five")
+
+
+async def test_the_copy_of_identities_outlives_the_process(tmp_path: Path) -> None:
+    async with drive_world(tmp_path / "disk") as world:
+        assert await world.ask(verbs.IdentityWrite(3, b"three")) == verbs.Done()
+        (world.path / "identity.new").write_bytes(b"a write that power ended")
+        await world.crash()
+        assert await world.ask(verbs.IdentityRead()) == verbs.Blob(b"three")
+        # An older one may be right: what a quorum said after the restart.
+        assert await world.ask(verbs.IdentityWrite(2, b"two")) == verbs.Done()
+        assert await world.ask(verbs.IdentityRead()) == verbs.Blob(b"two")
+        assert isinstance(await world.ask(verbs.Check()), verbs.Usage)

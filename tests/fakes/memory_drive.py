@@ -116,6 +116,7 @@ class Disk:
         self.drive_id = drive_id
         self.engine = MemoryEngine()
         self.files: dict[bytes, bytearray] = {}
+        self.identity = b""
         self.full = False
         self.hung = False
         self.delay_s = DELAY_S
@@ -156,6 +157,7 @@ class MemoryDrive:
             verbs.Pending: scans.pending,
         }
         self._stages: dict[bytes, bytearray] = {}
+        self._identity_version = 0
         self._lazy: asyncio.TimerHandle | None = None
         self._remains = Remains(
             self._owned, DRIVE_UNLINK_AFTER_S, lambda: asyncio.get_running_loop().time()
@@ -307,6 +309,13 @@ class MemoryDrive:
                 return verbs.Count(len(data))
             case verbs.ShardCheck():
                 return self._check(verb)
+            case verbs.IdentityRead():
+                return verbs.Blob(self.disk.identity)
+            case verbs.IdentityWrite():
+                if verb.version >= self._identity_version:
+                    self.disk.need(len(verb.data))
+                    self.disk.identity = verb.data
+                    self._identity_version = verb.version
             case verbs.Check():
                 return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001)
             case _:

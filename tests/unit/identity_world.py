@@ -85,6 +85,21 @@ class Store:
         await asyncio.sleep(self.delay_s)
 
 
+class Drives:
+    """A node's drives, as node.identity.ports.Copies: what was kept is there after a restart."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.working = True
+
+    async def read(self) -> tuple[bytes, ...]:
+        return (self.data,) if self.working and self.data else ()
+
+    async def keep(self, version: int, data: bytes) -> None:
+        if self.working:
+            self.data = data
+
+
 @dataclass
 class Seen:
     """Metrics, written down."""
@@ -114,10 +129,12 @@ class Node:
         self.world, self.name = world, name
         self.seen = Seen()
         self.published = 0
+        self.drives = world.drives.setdefault(name, Drives())
         clock, rng = world.clock, SeededRng(len(world.nodes) + 1)
         self.replica = Replica(
             len(world.names),
             world.store,
+            self.drives,
             self,
             Vault(keks, CLUSTER_ID, rng),
             Guard(clock, rng),
@@ -161,6 +178,7 @@ class World:
     def __init__(self, nodes: int = 4, keks: Keks = KEKS) -> None:
         self.clock = LoopClock()
         self.store = Store()
+        self.drives: dict[str, Drives] = {}
         self.dark: set[str] = set()
         self.deaf: set[str] = set()
         self.names = tuple(f"node{number}:9002" for number in range(1, nodes + 1))

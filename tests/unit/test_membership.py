@@ -22,6 +22,7 @@ from node.rpc.errors import (
     PeerRefused,
 )
 from node.rpc.link import Identity
+from node.rpc.wire.holdfast import peer_pb2 as pb
 from tests.unit.guard_world import Notes, StillRng
 
 RULES = DetectorRules()
@@ -371,14 +372,35 @@ def test_junk_is_refused(junk: bytes) -> None:
     assert a.membership.alive() == ()
 
 
-def test_a_previous_secret_is_accepted_during_a_rotation() -> None:
+def test_a_node_with_the_new_secret_and_one_with_the_former_hear_each_other() -> None:
     hand = Hand()
     a, b = pair(hand)
     a.membership._me = Identity(
         node=NAMES[0], incarnation=1, keys=ClusterKeys(b"new", previous=b"secret")
     )
     a.membership.receive(b.membership.make_beat("n1:9002"))
-    assert a.status("n2:9002") is Status.UP
+    b.membership.receive(a.membership.make_beat("n2:9002"))
+    assert (a.status("n2:9002"), b.status("n1:9002")) == (Status.UP, Status.UP)
+
+
+def test_after_the_rotation_the_former_secret_is_refused() -> None:
+    hand = Hand()
+    a, b = pair(hand)
+    a.membership._me = Identity(node=NAMES[0], incarnation=1, keys=ClusterKeys(b"new"))
+    for sender, receiver, name in ((a, b, "n2:9002"), (b, a, "n1:9002")):
+        with pytest.raises(PeerRefused) as refused:
+            receiver.membership.receive(sender.membership.make_beat(name))
+        assert refused.value.reason == WRONG_SECRET
+
+
+def test_a_heartbeat_may_not_try_many_secrets() -> None:
+    hand = Hand()
+    a, b = pair(hand)
+    sealed = pb.Sealed()
+    sealed.ParseFromString(b.membership.make_beat("n1:9002"))
+    sealed.macs[:] = [*(bytes(32) for _ in range(5)), *sealed.macs]
+    with pytest.raises(PeerRefused):
+        a.membership.receive(sealed.SerializeToString())
 
 
 def test_errors_open_breakers_only_as_far_as_a_quorum_can_spare() -> None:

@@ -123,6 +123,10 @@ class Files:
     def check(self, verb: verbs.ShardCheck, finish: Finish) -> None:
         self._job(lambda: self._check(verb), finish)
 
+    def run(self, work: Callable[[], verbs.Reply], finish: Finish) -> None:
+        """Some other work on a file, on one of the threads."""
+        self._job(work, finish)
+
     def unlink(self, data_id: bytes) -> None:
         """Removes a file that nothing refers to; called after that is durable. Never fails: a sweep finds it."""
         if not self.being_written(data_id):

@@ -1,19 +1,22 @@
-"""The drive's directory: format.json, what is foreign in it, and the file of the drive state check."""
+"""The drive's directory: format.json, the copy of identities, what is foreign in it, and the state check's file."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 
 import msgspec
 
-from node.limits import DRIVE_TIGHT_FRACTION
+from node.limits import DRIVE_MESSAGE_BYTES, DRIVE_TIGHT_FRACTION
+from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.drive.faults import DriveError, of_os_error
 
 FORMAT_NAME = "format.json"
 FORMAT_TEMPORARY = "format.json.new"
+IDENTITY_NAME = "identity"
 CHECK_NAME = "check"
 CATALOG, SHARDS, QUARANTINE = "catalog", "shards", "quarantine"
 _OWN_FILES = frozenset({FORMAT_TEMPORARY, CHECK_NAME})
@@ -68,16 +71,47 @@ def read_format(path: str) -> bytes:
 
 def write_format(path: str, data: bytes) -> None:
     """format.json, whole or not at all, durable on return."""
-    temporary = os.path.join(path, FORMAT_TEMPORARY)
+    _write_whole(path, FORMAT_NAME, data)
+
+
+def _write_whole(path: str, name: str, data: bytes) -> None:
+    temporary = os.path.join(path, f"{name}.new")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, os.path.join(path, FORMAT_NAME))
+        os.replace(temporary, os.path.join(path, name))
         sync_directory(path)
     except OSError as error:
-        raise of_os_error(error, f"writing {FORMAT_NAME}", writing=True) from error
+        raise of_os_error(error, f"writing {name}", writing=True) from error
+
+
+class IdentityCopy:
+    """The drive's copy of its node's identities, sealed by the node. Methods run on any thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._version = 0  # the highest one written in this life of the process
+
+    def read(self) -> verbs.Blob:
+        try:
+            with open(os.path.join(self._path, IDENTITY_NAME), "rb") as file:
+                return verbs.Blob(file.read(DRIVE_MESSAGE_BYTES // 2))
+        except FileNotFoundError:
+            return verbs.Blob(b"")
+        except OSError as error:
+            raise of_os_error(error, f"reading {IDENTITY_NAME}", writing=False) from error
+
+    def write(self, verb: verbs.IdentityWrite, space: Space) -> verbs.Done:
+        """Whole or not at all, durable on return."""
+        with self._lock:
+            if verb.version >= self._version:
+                space.need(len(verb.data))
+                _write_whole(self._path, IDENTITY_NAME, verb.data)
+                self._version = verb.version
+        return verbs.Done()
 
 
 def make_directories(path: str) -> None:

@@ -87,6 +87,7 @@ class Store:
         self._scans = Scans(self.catalog)
         self._keys = Keys(self.catalog, self._space)
         self._small = self._small_verbs()
+        self._identity = layout.IdentityCopy(options.path)
         self._remains = Remains(self._owned, options.unlink_after_s)
         self._sweeping = False
         self._next_housekeeping = 0.0
@@ -138,6 +139,10 @@ class Store:
                 self.files.read(verb, finish)
             case verbs.ShardCheck():
                 self.files.check(verb, finish)
+            case verbs.IdentityRead():
+                self.files.run(self._identity.read, finish)
+            case verbs.IdentityWrite():
+                self.files.run(partial(self._identity.write, verb, self._space), finish)
             case verbs.Check():
                 threading.Thread(
                     target=self._check, args=(finish,), name="check", daemon=True

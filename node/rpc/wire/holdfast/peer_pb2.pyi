@@ -142,9 +142,9 @@ class Beat(_message.Message):
     def __init__(self, node: _Optional[str] = ..., target: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., lag_ms: _Optional[int] = ..., heard_ms: _Optional[int] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Sealed(_message.Message):
-    __slots__ = ("body", "mac")
+    __slots__ = ("body", "macs")
     BODY_FIELD_NUMBER: _ClassVar[int]
-    MAC_FIELD_NUMBER: _ClassVar[int]
+    MACS_FIELD_NUMBER: _ClassVar[int]
     body: bytes
-    mac: bytes
-    def __init__(self, body: _Optional[bytes] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    macs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, body: _Optional[bytes] = ..., macs: _Optional[_Iterable[bytes]] = ...) -> None: ...
