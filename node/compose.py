@@ -28,6 +28,7 @@ from node.engine import Engine
 from node.errors import ConfigError, HoldfastError, Unavailable
 from node.guard.guard import Guard
 from node.limits import ARENA_BYTES, DRAIN_S, GREET_INTERVAL_S, MIB
+from node.machine import Machine, WebServer, of_this_system
 from node.node_health import snapshot
 from node.observe.health import Health
 from node.observe.log import configure, current_request_id, get_logger, request_id
@@ -38,12 +39,9 @@ from node.rpc.client import Peers, Trouble
 from node.rpc.link import Identity as LinkIdentity
 from node.rpc.methods import Method
 from node.runtime.arena import Arena
-from node.runtime.drive_client import DriveProcess, DriveSettings
-from node.runtime.grpc_wire import GrpcPulse, GrpcServer, GrpcWire
-from node.runtime.mounts import is_own_mount
-from node.runtime.system import SystemClock, SystemRng, ThreadCpu, settle_memory
+from node.runtime.drive_client import DriveSettings
+from node.runtime.system import settle_memory
 from node.s3.app import create_app
-from node.s3.server import HttpServer
 from node.store.boot import Finding
 from node.store.drive_gate import DriveGate, DriveState, LocalDrive
 from node.store.format import Format, FormatError
@@ -69,11 +67,12 @@ class NotReady(Unavailable):
 class Node:
     """One running node."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, machine: Machine | None = None) -> None:
         self.settings = settings
-        self.clock = SystemClock()
-        self.rng = SystemRng()
-        self.cpu = ThreadCpu()
+        self.machine = machine = machine or of_this_system()
+        self.clock = machine.clock
+        self.rng = machine.rng
+        self.cpu = machine.cpu
         self.metrics = Metrics(clock=self.clock)
         self.metrics.build_info(version("holdfast"), backend_name())
         self.log = get_logger("holdfast.node")
@@ -94,7 +93,7 @@ class Node:
         self.arena = Arena(min(ARENA_BYTES, settings.memory_limit_bytes // (2 * MIB) * MIB))
         drives = DriveSettings(relaxed=settings.durability == "relaxed")
         self.gate = DriveGate(
-            [(path, DriveProcess(path, self.arena, drives)) for path in settings.local_paths],
+            [(path, machine.drive(path, self.arena, drives)) for path in settings.local_paths],
             self.guard,
             self.clock,
             self.metrics,
@@ -102,7 +101,7 @@ class Node:
         self.peers = Peers(
             me=me,
             peers=others,
-            wire=GrpcWire(),
+            wire=machine.wire,
             guard=self.guard,
             clock=self.clock,
             rng=self.rng,
@@ -112,7 +111,7 @@ class Node:
         self.membership = Membership(
             me=me,
             peers=others,
-            pulse=GrpcPulse(),
+            pulse=machine.pulse,
             links=self.peers,
             clock=self.clock,
             observer=self.metrics,
@@ -142,8 +141,8 @@ class Node:
         )
         self.health = Health(lambda: snapshot(self))
         self.view = ClusterView(self)
-        self._grpc = GrpcServer(self.inbound.accept, self.membership.receive)
-        self.servers: list[HttpServer] = []
+        self._grpc = machine.peer_server(self.inbound.accept, self.membership.receive)
+        self.servers: list[WebServer] = []
 
     # ---- life -----------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -166,7 +165,7 @@ class Node:
             self._spawn(self._greet())
 
     async def _listen(self, app: Any, host: str, port: int) -> None:
-        server = HttpServer(app, host, port)
+        server = self.machine.web_server(app, host, port)
         await server.start()
         self.servers.append(server)
 
@@ -251,7 +250,7 @@ class Node:
 
     # ---- what forming and peers tell ------------------------------------------------------------
     async def _own_mount(self, path: str) -> bool:
-        return await self.cpu.run(is_own_mount, path)
+        return await self.cpu.run(self.machine.own_mount, path)
 
     def _on_format(self, cluster: Format, drives: tuple[Finding, ...]) -> None:
         if self.engine is not None:
