@@ -1,10 +1,11 @@
 """A request's payload over ASGI, framing removed, digests checked: node.objects.api.Body.
 
-Theory of operation. `readinto` pulls ASGI messages and copies each received chunk once, into the stripe
-buffer the object layer gives. Nothing is hashed there: the object layer calls `digest` on the filled
-buffer in a worker thread. `finish` drains what the framing still holds (the last chunk, trailers), then
-compares every digest that was claimed. The first `receive()` is what sends 100 Continue, so a body is
-built freely and read only when its request was admitted.
+Theory of operation. `readinto` fills the stripe buffers that the object layer gives. Our own server
+reads the socket into them (node.s3.inlet); what carries framing, and what comes by another server, is
+pulled as ASGI messages, whose chunks are copied once. Nothing is hashed there: the object layer calls
+`digest` on the filled buffer in a worker thread. `finish` drains what the framing still holds (the last
+chunk, trailers), then compares every digest that was claimed. The first `receive()` or `into()` is what
+sends 100 Continue, so a body is built freely and read only when its request was admitted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from node.errors import CodedError
 from node.objects.api import BodyResult
 from node.objects.checksums import Digest, new_digest
 from node.s3 import headers as wire
-from node.s3.ports import Message, Receive
+from node.s3.ports import Message, Receive, ReceiveInto
 
 STALLED = "holdfast.stalled"  # message type: the client sent nothing for BODY_PROGRESS_TIMEOUT_S
 
@@ -51,6 +52,7 @@ class RequestBody:
         "_decoder",
         "_digests",
         "_ended",
+        "_into",
         "_kept",
         "_md5",
         "_md5_claim",
@@ -73,9 +75,12 @@ class RequestBody:
         claimed: Mapping[str, str] | None = None,
         trailer_algorithm: str = "",
         wanted_algorithm: str = "",
+        into: ReceiveInto | None = None,
     ) -> None:
+        """`into`: the way past ASGI messages, for a body without framing."""
         self.size = size
         self._receive = receive
+        self._into = into
         self._decoder = decoder
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._md5_claim = md5_claim
@@ -101,6 +106,8 @@ class RequestBody:
             self._digests[algorithm] = new_digest(algorithm)
 
     async def readinto(self, view: memoryview) -> int:
+        if self._into is not None:
+            return await self._take_into(self._into, view)
         filled = 0
         room = len(view)
         while filled < room:
@@ -118,6 +125,19 @@ class RequestBody:
             else:
                 self._pieces[0] = piece[take:]
         if filled < room and self._received < self.size:
+            raise _incomplete(self._received, self.size)
+        return filled
+
+    async def _take_into(self, into: ReceiveInto, view: memoryview) -> int:
+        wanted = min(len(view), self.size - self._received)
+        if not wanted:
+            return 0
+        try:
+            filled = await into(view[:wanted])
+        except TimeoutError:
+            raise _stalled() from None
+        self._received += filled
+        if filled < wanted:
             raise _incomplete(self._received, self.size)
         return filled
 
@@ -187,11 +207,7 @@ class RequestBody:
         message = await self._receive()
         if message["type"] != "http.request":
             if message["type"] == STALLED:
-                raise CodedError(
-                    "RequestTimeout",
-                    "Your socket connection to the server was not read from or written to within the "
-                    "timeout period. Idle connections will be closed.",
-                )
+                raise _stalled()
             raise _incomplete(self._received, self.size)
         data = message.get("body", b"")
         self._ended = not message.get("more_body", False)
@@ -213,6 +229,14 @@ class RequestBody:
 
 def _as_client_error(error: AuthError) -> CodedError:
     return CodedError(error.code, error.message, **dict(error.details))
+
+
+def _stalled() -> CodedError:
+    return CodedError(
+        "RequestTimeout",
+        "Your socket connection to the server was not read from or written to within the "
+        "timeout period. Idle connections will be closed.",
+    )
 
 
 def _incomplete(received: int, size: int) -> CodedError:
@@ -240,6 +264,7 @@ def open_body(
     *,
     max_bytes: int,
     wanted_algorithm: str = "",
+    into: ReceiveInto | None = None,
 ) -> RequestBody:
     """The body that `headers` announce. Reads nothing; raises ClientError for contradictions."""
     streaming = auth.payload.streaming
@@ -283,6 +308,8 @@ def open_body(
         claimed=claimed,
         trailer_algorithm=trailer_algorithm,
         wanted_algorithm=wanted_algorithm,
+        # By Content-Length, or the server does not know the end; and large, or it is all here by now.
+        into=into if decoder is None and size > limits.SMALL_BODY_BYTES else None,
     )
 
 

@@ -9,7 +9,8 @@ Theory of operation. A connection is idle, in a header, in a request, or lingeri
 
 Lingering exists since closing with unread bytes resets the connection, and a reset can overtake the
 answer. Bodies are not read before the request asks for them (that is also what sends 100 Continue),
-and are then handed over in the chunks they arrived in, without joining. A view that is sent is in the
+and are then handed over in the chunks they arrived in, without joining, or read straight into the buffer
+they are for (node.s3.inlet). A view that is sent is in the
 kernel before `send` returns, so its buffer can be used again; a client that takes nothing for
 BODY_PROGRESS_TIMEOUT_S is cut off.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,7 +30,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from node import limits
 from node.s3.errors import Fault, error_document, status_of
 from node.s3.exchange import BoundedCycle
-from node.s3.pipeline import ABORT
+from node.s3.inlet import Inlet
+from node.s3.pipeline import ABORT, RECEIVE_INTO
 
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -94,6 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def linger(self) -> None:
         self._lingering = True
+        self.transport.set_protocol(self)  # an inlet may have it
         self._cancel_timer()
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
@@ -129,6 +133,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._header_bytes += len(data) if all_header else 0
             if self._header_bytes > limits.MAX_HEADER_BYTES:
                 self._refuse(*_HEADER_TOO_LARGE)
+
+    def open_inlet(self, full: Callable[[], None]) -> Inlet:
+        """The rest of this request's body does not come by way of the parser."""
+        return Inlet(self.loop, self.transport, self.flow, self, full)
+
+    def close_inlet(self) -> None:
+        """The body has come to its end: what follows is the next request."""
+        parser = self.parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the first one's
+        self.transport.set_protocol(self)
+        self.flow.resume_reading()
+        self.on_message_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more; it may still wait for its answer (True keeps our direction open)."""
@@ -200,7 +216,10 @@ class BoundedProtocol(HttpToolsProtocol):
             protocol=self,
         )
         cycle.left_to_come = length
-        scope["extensions"] = {ABORT: cycle.abort}  # type: ignore[dict-item]
+        extensions: dict[str, Any] = {ABORT: cycle.abort}
+        if length:
+            extensions[RECEIVE_INTO] = cycle.receive_into
+        scope["extensions"] = extensions
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:

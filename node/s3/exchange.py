@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from node import limits
 from node.s3.body import STALLED
+from node.s3.inlet import Inlet
 from node.s3.ports import Message
 
 _SMALL_WRITE = 64 * limits.KIB  # head and body go out in one write up to here
@@ -21,6 +23,8 @@ class Connection(Protocol):
     loop: asyncio.AbstractEventLoop
 
     def linger(self) -> None: ...
+    def open_inlet(self, full: Callable[[], None]) -> Inlet: ...
+    def close_inlet(self) -> None: ...
 
 
 class BoundedCycle(RequestResponseCycle):
@@ -34,6 +38,7 @@ class BoundedCycle(RequestResponseCycle):
         self.wanted = False
         self.broken = False  # the body's framing broke: it will never be complete
         self.left_to_come: int | None = None  # of the body, by Content-Length
+        self._inlet: Inlet | None = None
         self._end_given = False
         self._head = b""
 
@@ -56,11 +61,14 @@ class BoundedCycle(RequestResponseCycle):
             self.flow.pause_reading()
         self.message_event.set()
 
-    async def receive(self) -> Any:
-        self.wanted = True
+    def _say_continue(self) -> None:
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
+
+    async def receive(self) -> Any:
+        self.wanted = True
+        self._say_continue()
         if not self._has_news() and not await self._wait_for_news():
             return {"type": STALLED}
         if self.disconnected or self.response_complete:
@@ -77,6 +85,73 @@ class BoundedCycle(RequestResponseCycle):
             return {"type": "http.disconnect"}
         self._end_given = True
         return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Puts the next bytes of a body of announced length into `view`; -> how many.
+
+        Fewer than it has room for only at the body's end, or when the client is gone. TimeoutError when
+        the client sends nothing for BODY_PROGRESS_TIMEOUT_S. `receive` still tells of the end.
+        """
+        assert self.left_to_come is not None, "the body has a length"
+        self._say_continue()
+        filled = self._drain_into(view)
+        room = min(len(view) - filled, self.left_to_come)
+        if not room or self._is_over():
+            return filled
+        if self._inlet is None:
+            self._inlet = self.protocol.open_inlet(self.message_event.set)
+        return filled + await self._fill(self._inlet, view[filled : filled + room])
+
+    def _drain_into(self, view: memoryview) -> int:
+        """What has come before anybody asked for it."""
+        filled = 0
+        while self.chunks and filled < len(view):
+            chunk = self.chunks[0]
+            take = min(len(chunk), len(view) - filled)
+            view[filled : filled + take] = memoryview(chunk)[:take]
+            filled += take
+            if take == len(chunk):
+                self.chunks.popleft()
+            else:
+                self.chunks[0] = chunk[take:]
+        self.buffered -= filled
+        return filled
+
+    async def _fill(self, inlet: Inlet, view: memoryview) -> int:
+        loop = self.protocol.loop
+        timer: asyncio.TimerHandle | None = None
+        stalled = False
+
+        def watch() -> None:
+            nonlocal stalled, timer
+            due = inlet.moved_at + limits.BODY_PROGRESS_TIMEOUT_S
+            if loop.time() < due:
+                timer = loop.call_at(due, watch)
+            else:
+                stalled = True
+                self.message_event.set()
+
+        inlet.offer(view)
+        watch()
+        try:
+            while not (inlet.full or stalled or self._is_over()):
+                self.message_event.clear()
+                await self.message_event.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            got = inlet.withdraw()
+            assert self.left_to_come is not None
+            self.left_to_come -= got
+        if not self.left_to_come:
+            self._inlet = None
+            self.protocol.close_inlet()
+        elif stalled:
+            raise TimeoutError
+        return got
+
+    def _is_over(self) -> bool:
+        return self.disconnected or self.response_complete or self.broken
 
     async def _wait_for_news(self) -> bool:
         """False when the client owes us body bytes and sends none in time."""
@@ -162,7 +237,7 @@ class BoundedCycle(RequestResponseCycle):
 
     def _must_close(self) -> bool:
         """Whether so much of the upload is still to come that the connection is better given up."""
-        if self.waiting_for_100_continue or self.broken:
+        if self.waiting_for_100_continue or self.broken or self._inlet is not None:
             return True
         if not self.more_body:
             return False

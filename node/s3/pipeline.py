@@ -34,7 +34,9 @@ from node.s3.replies import owner_id
 from node.s3.routing import Router
 from node.s3.shapes import BodyKind, Operation, Reply, Request, Services
 
-ABORT = "holdfast.abort"  # ASGI extension of our server: breaks the connection off
+# ASGI extensions of our server.
+ABORT = "holdfast.abort"  # breaks the connection off
+RECEIVE_INTO = "holdfast.receive_into"  # a body of announced length, past the messages
 
 _SERVER = (b"Server", b"Holdfast")
 _XML = (b"Content-Type", b"application/xml")
@@ -130,6 +132,7 @@ class S3Pipeline:
             request_id=services.rng.bytes(8).hex().upper(),
             client_ip=client_ip(scope, services.trusted_proxies),
             scheme=scope["scheme"],
+            receive_into=scope.get("extensions", {}).get(RECEIVE_INTO),
         )
         responder = _Responder(send, self._common_headers(request), request.method == "HEAD")
         name = "Unknown"

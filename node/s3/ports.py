@@ -12,6 +12,8 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+# Fills the view with the next bytes of a body and says how many; TimeoutError when none come.
+ReceiveInto = Callable[[memoryview], Awaitable[int]]
 
 
 class Caller(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from node.objects.api import ObjectStore, Reading
 from node.runtime.ports import Clock, Rng
-from node.s3.ports import Authenticated, Caller, Identity, Receive
+from node.s3.ports import Authenticated, Caller, Identity, Receive, ReceiveInto
 
 
 class Level(StrEnum):
@@ -62,6 +62,7 @@ class Request:
         "raw_path",
         "raw_query",
         "receive",
+        "receive_into",
         "request_id",
         "scheme",
         "services",
@@ -80,6 +81,7 @@ class Request:
         request_id: str,
         client_ip: str,
         scheme: str,
+        receive_into: ReceiveInto | None = None,
     ) -> None:
         self.method = method
         self.raw_path = raw_path
@@ -88,6 +90,7 @@ class Request:
         self.headers: dict[str, str] = {}
         self.query: dict[str, str] = {}
         self.receive = receive
+        self.receive_into = receive_into
         self.services = services
         self.request_id = request_id
         self.client_ip = client_ip

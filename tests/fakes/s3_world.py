@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,11 +126,15 @@ class FakeSettings:
 class World:
     """App and parts, not yet listening."""
 
-    def __init__(self, settings: FakeSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: FakeSettings | None = None,
+        store: Callable[[Callable[[], float]], MemoryStore] = MemoryStore,
+    ) -> None:
         self.clock = SystemClock()
         self.rng = SystemRng()
         self.settings = settings or FakeSettings()
-        self.store = MemoryStore(self.clock.now)
+        self.store = store(self.clock.now)
         self.identity = FakeIdentity(region=self.settings.region, now_s=self.clock.now)
         self.metrics = FakeMetrics()
         self.health = FakeHealth()

@@ -56,6 +56,7 @@ async def upload_part(request: Request) -> Reply:
         request.auth.verification,
         max_bytes=limits.MAX_PART_BYTES,
         wanted_algorithm=wanted,
+        into=request.receive_into,
     )
     part = await request.store.upload_part(
         request.bucket,

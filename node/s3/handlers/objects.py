@@ -59,6 +59,7 @@ async def put(request: Request) -> Reply:
         request.auth.verification,
         max_bytes=limits.MAX_OBJECT_BYTES,
         wanted_algorithm=wanted,
+        into=request.receive_into,
     )
     record = await request.store.put(
         request.bucket,
