@@ -13,14 +13,16 @@ import msgspec
 
 from locks.errors import LockError
 from locks.messages import ForceRelease, ListLocks, Locks, Released
+from node import repair_facts
 from node.cluster.membership import Status
 from node.console import models
-from node.errors import ClientError, HoldfastError, QuorumLost, TargetFailed, Unavailable
+from node.errors import ClientError, HoldfastError, TargetFailed, Unavailable
 from node.guard.breaker import BreakerState
 from node.limits import LOCK_ATTEMPT_S
 from node.objects.gathering import Gathering
 from node.observe.health import Health
 from node.peer.inbound import PeerContext
+from node.repair_facts import DriveFacts, FillFacts, NodeFacts
 from node.rpc.methods import Method
 
 if TYPE_CHECKING:
@@ -38,28 +40,6 @@ _STATES: dict[Status, models.NodeState] = {
     Status.DEAD: "dead",
     Status.UNKNOWN: "unknown",
 }
-
-
-class DriveFacts(msgspec.Struct, array_like=True, frozen=True):
-    """What a node says of one of its drives."""
-
-    index: int
-    path: str
-    drive_id: str
-    state: str
-    total_bytes: int = 0
-    free_bytes: int = 0
-
-
-class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
-    """The answer to INFO."""
-
-    drives: tuple[DriveFacts, ...]
-    queue: int = 0
-    oldest_s: float = 0.0
-    undecided: int = 0
-    repaired: int = 0
-    paused: bool = False
 
 
 class Pause(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -111,7 +91,7 @@ class ClusterView:
         except msgspec.MsgspecError as error:
             raise ClientError(f"no order that is known here: {error}") from error
         if isinstance(order, Pause):
-            self._engine().repairs.paused = order.paused
+            self._engine().pause.heard(order.paused)
         else:
             await self._accept_here(order.path)
         return _encode(self._own())
@@ -129,16 +109,29 @@ class ClusterView:
             )
             for d in node.gate.local_drives()
         )
-        if node.engine is None:
+        engine = node.engine
+        if engine is None:
             return NodeFacts(drives)
-        status = node.engine.repairs.status
+        status = engine.repairs.status
+        now = node.clock.monotonic()
         return NodeFacts(
             drives,
             status.queue,
             status.oldest_s,
             status.undecided,
             status.repaired,
-            node.engine.repairs.paused,
+            engine.pause.paused,
+            tuple(
+                FillFacts(walk.drive, walk.keys, walk.expected, now - walk.began)
+                for walk in engine.filler.walks.values()
+            ),
+            repair_facts.census_facts(engine.census, now),
+        )
+
+    def filling(self) -> bool:
+        """Whether a drive of this node, or of a living one, is being filled, as far as this node has heard."""
+        return any(d.usage and d.usage.filling for d in self._node.gate.local_drives()) or any(
+            facts.fills for _, facts in self._living()
         )
 
     def _engine(self) -> Engine:
@@ -264,20 +257,31 @@ class ClusterView:
 
     def repair(self) -> models.Repair:
         """The deepest queue that any living node reports; what all of them have repaired."""
-        facts = [self._own(), *(heard for _, heard in self._living())]
-        queue = max(f.queue for f in facts)
-        repaired = sum(f.repaired for f in facts)
+        facts = self._facts()
+        every = list(facts.values())
+        queue = max(f.queue for f in every)
+        repaired = sum(f.repaired for f in every)
         rate = self._rate(repaired)
         return models.Repair(
             queue=queue,
-            oldest_s=max(f.oldest_s for f in facts) if queue else 0.0,
-            undecided=max(f.undecided for f in facts),
-            undecided_oldest_s=max((f.oldest_s for f in facts if f.undecided), default=0.0),
+            oldest_s=max(f.oldest_s for f in every) if queue else 0.0,
+            undecided=max(f.undecided for f in every),
+            undecided_oldest_s=max((f.oldest_s for f in every if f.undecided), default=0.0),
             repaired=repaired,
             rate_per_s=rate,
             eta_s=queue / rate if queue and rate > 0 else None,
-            paused=any(f.paused for f in facts),
+            paused=any(f.paused for f in every),
+            fills=tuple(
+                repair_facts.fill(name, fill) for name, f in facts.items() for fill in f.fills
+            ),
+            census=repair_facts.newest_census(facts),
         )
+
+    def _facts(self) -> dict[str, NodeFacts]:
+        """Of this node and of every living one that was heard."""
+        alive = self._node.membership.alive()
+        heard = {peer: facts for peer, (_, facts) in self._heard.items() if peer in alive}
+        return {self._node.settings.node: self._own(), **heard}
 
     def _living(self) -> list[tuple[float, NodeFacts]]:
         alive = self._node.membership.alive()
@@ -292,8 +296,9 @@ class ClusterView:
 
     # ---- actions --------------------------------------------------------------------------------
     async def pause_repair(self, paused: bool, *, deadline: float) -> models.Repair:
+        """Stored first, so that no restart forgets it; nodes that are not told now read it themselves."""
         node = self._node
-        self._engine().repairs.paused = paused
+        await self._engine().pause.store(paused, deadline=deadline)
         gathering: Gathering[str, bytes] = Gathering()
         order = _encode(Pause(paused))
         for peer in node.membership.alive():
@@ -302,19 +307,25 @@ class ClusterView:
         now = node.clock.monotonic()
         for peer, answer in gathering.results.items():
             self._heard[peer] = (now, _facts.decode(answer))
-        if len(gathering.results) + 1 <= len(node.settings.node_names) // 2:
-            raise QuorumLost("too few nodes were told: repair goes on where they were not")
         return self.repair()
 
     async def census(self, *, deadline: float) -> models.Census:
-        census = await self._engine().census.take(deadline=deadline)
-        return models.Census(
-            objects=census.objects,
-            by_shards={str(shards): n for shards, n in sorted(census.by_shards.items())},
-            complete=census.every_drive,
-            tombstones=census.tombstones,
-            finished_s=census.finished_s,
-        )
+        """Taken now, while the caller waits."""
+        engine = self._engine()
+        await engine.census.take(deadline=deadline)
+        facts = repair_facts.census_facts(engine.census, self._node.clock.monotonic())
+        return repair_facts.census(self._node.settings.node, facts)
+
+    def start_census(self) -> models.Census:
+        """In the background of this node."""
+        self._engine().census.request()
+        return self.own_census()
+
+    def own_census(self) -> models.Census:
+        """The last one that this node took, and the progress of the one under way."""
+        engine = self._engine()
+        facts = repair_facts.census_facts(engine.census, self._node.clock.monotonic())
+        return repair_facts.census(self._node.settings.node, facts)
 
     async def locks(self, *, deadline: float) -> tuple[models.Lock, ...]:
         del deadline

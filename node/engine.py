@@ -14,7 +14,16 @@ from node.cluster.topology import Topology
 from node.identity.copies import DriveCopies
 from node.identity.service import Identity, create_identity
 from node.jobs.runner import Job, Runner
-from node.limits import FILL_PAUSE_S, FORMING_REPORT_S, PEER_FACTS_S, REPAIR_INTERVAL_S
+from node.limits import (
+    CENSUS_PAUSE_S,
+    CENSUS_TURN_S,
+    FILL_PAUSE_S,
+    FORMING_REPORT_S,
+    PAUSE_READ_S,
+    PAUSE_REFRESH_S,
+    PEER_FACTS_S,
+    REPAIR_INTERVAL_S,
+)
 from node.objects.buckets import Buckets
 from node.objects.census import CensusTaker
 from node.objects.documents import Documents
@@ -24,10 +33,13 @@ from node.objects.listing import Lister
 from node.objects.lookup import Lookup
 from node.objects.member import Member
 from node.objects.multipart import Multipart
+from node.objects.pace import Clients, Pace
+from node.objects.pause import PauseSwitch
+from node.objects.proof import Proof
 from node.objects.put import Intake
 from node.objects.repair import Repairs
 from node.objects.service import Objects, Parts
-from node.objects.sets import DRIVES_ONLINE, Cluster
+from node.objects.sets import CLIENTS, DRIVES_ONLINE, Cluster
 from node.objects.shards import ShardSources
 from node.objects.write import Writer
 from node.observe.log import get_logger
@@ -107,6 +119,9 @@ class Engine:
                 observer=node.metrics,
             )
         )
+        self.clients = Clients(lambda: node.guard.activity("s3"), self._clients_elsewhere)
+        self.pace = Pace(clock, self.clients.count)
+        self.pause = PauseSwitch(self.documents)
         self.repairs = Repairs(
             self.cluster,
             gate,
@@ -114,9 +129,21 @@ class Engine:
             self.writer,
             node.metrics,
             get_logger("holdfast.repair"),
+            self.pause,
+            self.pace,
         )
-        self.filler = Filler(self.cluster, gate, self.healer, get_logger("holdfast.fill"))
-        self.census = CensusTaker(self.cluster, self.healer)
+        self.filler = Filler(
+            self.cluster, gate, self.healer, get_logger("holdfast.fill"), self.pause, self.pace
+        )
+        self.census = CensusTaker(self.cluster, gate, self.pace)
+        self.proof = Proof(
+            self.cluster,
+            self.census,
+            self.repairs,
+            node.view.filling,
+            node.metrics,
+            get_logger("holdfast.repair"),
+        )
         self.storage = StorageHandlers(member, self.locks, gate, arena, clock)
         self.handlers: dict[Method, Any] = {
             Method.PREPARE: self.storage.prepare,
@@ -157,7 +184,12 @@ class Engine:
         self.identity.start()
 
         async def repair(_deadline: float) -> None:
+            if not self.pause.known:
+                await pause(node.clock.monotonic() + PAUSE_READ_S)
             await self.repairs.round()
+
+        async def pause(deadline: float) -> None:
+            await self.pause.refresh(deadline=deadline)
 
         async def review(_deadline: float) -> None:
             await node.forming.review()
@@ -166,8 +198,14 @@ class Engine:
             self._gauge()
 
         async def fill(_deadline: float) -> None:
-            await self.filler.turn()
+            if self.pause.known:
+                await self.filler.turn()
 
+        async def census(_deadline: float) -> None:
+            await self.proof.turn(node.clock.monotonic() + CENSUS_TURN_S)
+
+        self.runner.start(Job(name="pause", pause_s=PAUSE_REFRESH_S, work=pause))
+        self.runner.start(Job(name="census", pause_s=CENSUS_PAUSE_S, work=census))
         self.runner.start(Job(name="fill", pause_s=FILL_PAUSE_S, work=fill))
         self.runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
         self.runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
@@ -213,8 +251,13 @@ class Engine:
         drives = self._node.gate.local_drives()
         return sum(1 << d.index for d in drives if d.state is DriveState.ONLINE)
 
+    def _clients_elsewhere(self) -> list[int]:
+        membership = self._node.membership
+        return [membership.state(peer).versions.get(CLIENTS, 0) for peer in membership.alive()]
+
     def _gauge(self) -> None:
         metrics = self._node.metrics
+        self._node.membership.publish(CLIENTS, self.clients.tick())
         self._node.membership.publish(DRIVES_ONLINE, self._own_drives())
         metrics.locks_held(self.locks.table.size)
         for view in self.cluster.views:

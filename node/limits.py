@@ -125,14 +125,35 @@ HEDGE_CEILING_S = 0.25
 # ---- repair --------------------------------------------------------------------------------------
 REPAIR_INTERVAL_S = 2.0
 REPAIR_AT_ONCE = 8
-REPAIR_PAGE = 256
+REPAIR_PAGE = 1000
+REPAIR_BATCH = 8192  # entries of one round: those with the smallest margin
+REPAIR_TURN_S = 45.0
+PAUSE_REFRESH_S = 30.0  # how often a node reads whether repair is paused
+PAUSE_READ_S = 5.0
 REPAIR_DEADLINE_S = 60.0
 SETTLE_AFTER_S = 5.0  # an undecided write is its coordinator's business for so long
 SETTLE_TURN_S = 10.0  # what each node in line gets before the next one tries
 CENSUS_PAGE = 500
+CENSUS_ASK_S = 5.0  # a page of one drive
+CENSUS_CHECKS_AT_ONCE = 8  # shard files of one drive whose size is asked for in one message
+CENSUS_DOUBTS = 20_000  # keys of a set that are looked at twice, because they seemed to lack shards
+CENSUS_SECOND_LOOK_S = 2.0  # after the walk began, at the earliest: what was being written is there
+CENSUS_SHORT_KEPT = 20_000  # keys that lack shards, handed to repair
+CENSUS_TURN_S = 50.0
+CENSUS_PAUSE_S = 1.0
+CENSUS_FOLLOW_S = 0.5  # how often a command asks how far a census is
+CENSUS_PATIENCE_S = 60.0  # a command gives up on a census that makes no progress for so long
 FILL_AT_ONCE = 4  # keys brought to a replaced drive beside each other
 FILL_TURN_S = 50.0
 FILL_PAUSE_S = 3.0
+
+PROOF_PAUSE_S = 15.0  # between two censuses that prove repair
+PROOF_REST_FACTOR = 9.0  # and so many times what the last one took: a tenth of the time at the most
+PROOF_QUEUE_AGE_S = 10.0  # repair has caught up when nothing in its queue is older
+PACE_REST_FACTOR = (
+    3.0  # while clients are served, background work rests so much longer than it worked
+)
+PACE_REST_MAX_S = 1.0
 
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead

@@ -13,32 +13,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from node.cli.client import AdminClient, RequestFailed, access_from
+from node.cli.asking import AsJson, ConsoleOption, Endpoint, ask, print_json
+from node.cli.client import RequestFailed
+from node.cli.heal import heal_app
 from node.cli.status import print_status
-from node.config import environment
 from node.errors import ConfigError
 from node.limits import MAX_CONFIG_BYTES
 
-Endpoint = Annotated[
-    str | None, typer.Option(help="S3 endpoint of a node; else HOLDFAST_ENDPOINT.")
-]
-ConsoleOption = Annotated[
-    str | None, typer.Option("--console", help="Console endpoint; else the S3 port + 1.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-
 Commands = Mapping[str, Callable[..., None]]
-
-_API = "/admin/v1"
 
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
+    app.add_typer(heal_app(), name="heal")
     for name, text, commands in (
         ("user", "Users of the cluster.", _USER),
         ("key", "Access keys of users.", _KEY),
         ("policy", "Policies and who has them.", _POLICY),
-        ("heal", "Repair: state, pause, census of shards.", _HEAL),
         ("locks", "Locks that are held.", _LOCKS),
         ("drive", "Drives of the cluster.", _DRIVE),
     ):
@@ -52,9 +43,9 @@ def status(
     as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
 ) -> None:
     """Show nodes, drives, sets, breakers and margins. Exit code 1 when writes are refused."""
-    answer = _ask("GET", "/cluster", endpoint=endpoint, console=console)
+    answer = ask("GET", "/cluster", endpoint=endpoint, console=console)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         print_status(answer, Console(soft_wrap=True, highlight=False))
     raise typer.Exit(0 if answer.get("write_ready", True) else 1)
@@ -65,20 +56,20 @@ def _user_list(
     as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
 ) -> None:
     """List users with their policies and access keys."""
-    answer = _ask("GET", "/users", endpoint=endpoint, console=console)
+    answer = ask("GET", "/users", endpoint=endpoint, console=console)
     rows = _rows(answer, "users")
     _show(answer if as_json else None, ("name", "enabled", "policies", "keys"), rows)
 
 
 def _user_add(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
     """Create a user; `holdfast key create` gives it an access key."""
-    _ask("POST", "/users", {"name": name}, endpoint=endpoint, console=console)
+    ask("POST", "/users", {"name": name}, endpoint=endpoint, console=console)
     typer.echo(f"created user {name}")
 
 
 def _user_remove(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
     """Remove a user and its access keys."""
-    _ask("DELETE", f"/users/{_part(name)}", endpoint=endpoint, console=console)
+    ask("DELETE", f"/users/{_part(name)}", endpoint=endpoint, console=console)
     typer.echo(f"removed user {name}")
 
 
@@ -87,9 +78,9 @@ def _key_create(
     user: str, as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
 ) -> None:
     """Create an access key for a user. Its secret is shown this once."""
-    answer = _ask("POST", f"/users/{_part(user)}/keys", {}, endpoint=endpoint, console=console)
+    answer = ask("POST", f"/users/{_part(user)}/keys", {}, endpoint=endpoint, console=console)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     typer.echo(f"access key  {answer.get('access_key')}\nsecret key  {answer.get('secret_key')}")
 
@@ -99,7 +90,7 @@ def _key_remove(
 ) -> None:
     """Remove an access key of a user."""
     path = f"/users/{_part(user)}/keys/{_part(access_key)}"
-    _ask("DELETE", path, endpoint=endpoint, console=console)
+    ask("DELETE", path, endpoint=endpoint, console=console)
     typer.echo(f"removed access key {access_key}")
 
 
@@ -108,7 +99,7 @@ def _policy_list(
     as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
 ) -> None:
     """List policies."""
-    answer = _ask("GET", "/policies", endpoint=endpoint, console=console)
+    answer = ask("GET", "/policies", endpoint=endpoint, console=console)
     _show(answer if as_json else None, ("name",), _rows(answer, "policies"))
 
 
@@ -122,13 +113,13 @@ def _policy_put(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{document} is no policy document: {error}") from error
     body = {"name": name, "document": content}
-    _ask("POST", "/policies", body, endpoint=endpoint, console=console)
+    ask("POST", "/policies", body, endpoint=endpoint, console=console)
     typer.echo(f"stored policy {name}")
 
 
 def _policy_remove(name: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
     """Remove a policy."""
-    _ask("DELETE", f"/policies/{_part(name)}", endpoint=endpoint, console=console)
+    ask("DELETE", f"/policies/{_part(name)}", endpoint=endpoint, console=console)
     typer.echo(f"removed policy {name}")
 
 
@@ -137,7 +128,7 @@ def _policy_attach(
 ) -> None:
     """Give a policy to a user."""
     path = f"/users/{_part(user)}/policies/{_part(policy)}"
-    _ask("PUT", path, endpoint=endpoint, console=console)
+    ask("PUT", path, endpoint=endpoint, console=console)
     typer.echo(f"{user} has {policy}")
 
 
@@ -146,36 +137,16 @@ def _policy_detach(
 ) -> None:
     """Take a policy from a user."""
     path = f"/users/{_part(user)}/policies/{_part(policy)}"
-    _ask("DELETE", path, endpoint=endpoint, console=console)
+    ask("DELETE", path, endpoint=endpoint, console=console)
     typer.echo(f"{user} no longer has {policy}")
 
 
-# ---- repair, locks, drives -----------------------------------------------------------------------------
-def _heal_status(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
-    """Show what repair has to do and how far it is."""
-    _print_json(_ask("GET", "/heal", endpoint=endpoint, console=console))
-
-
-def _heal_pause(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
-    """Pause repair on every node."""
-    _print_json(_ask("POST", "/heal", {"paused": True}, endpoint=endpoint, console=console))
-
-
-def _heal_resume(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
-    """Let repair go on."""
-    _print_json(_ask("POST", "/heal", {"paused": False}, endpoint=endpoint, console=console))
-
-
-def _heal_census(endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
-    """Count the shards of every object: what is whole, what lacks shards."""
-    _print_json(_ask("GET", "/heal/census", endpoint=endpoint, console=console))
-
-
+# ---- locks, drives -----------------------------------------------------------------------------
 def _locks_list(
     as_json: AsJson = False, endpoint: Endpoint = None, console: ConsoleOption = None
 ) -> None:
     """List locks: resource, holder, age, waiters."""
-    answer = _ask("GET", "/locks", endpoint=endpoint, console=console)
+    answer = ask("GET", "/locks", endpoint=endpoint, console=console)
     columns = ("resource", "holder", "age_s", "waiters")
     _show(answer if as_json else None, columns, _rows(answer, "locks"))
 
@@ -183,7 +154,7 @@ def _locks_list(
 def _locks_release(resource: str, endpoint: Endpoint = None, console: ConsoleOption = None) -> None:
     """Release a lock by force. Safe for data: a commit never relies on its lock."""
     query = (("resource", resource),)
-    _ask("DELETE", "/locks", endpoint=endpoint, console=console, query=query)
+    ask("DELETE", "/locks", endpoint=endpoint, console=console, query=query)
     typer.echo(f"released {resource}")
 
 
@@ -195,7 +166,7 @@ def _drive_accept(
     """Take an empty directory into the cluster as a drive that is no mount of its own."""
     node, path = split_drive(drive)
     body = {"node": node, "path": path}
-    _ask("POST", "/drives/accept", body, endpoint=endpoint, console=console)
+    ask("POST", "/drives/accept", body, endpoint=endpoint, console=console)
     typer.echo(f"{node} took in {path}; repair fills it")
 
 
@@ -216,30 +187,11 @@ _POLICY: Commands = {
     "attach": _policy_attach,
     "detach": _policy_detach,
 }
-_HEAL: Commands = {
-    "status": _heal_status,
-    "pause": _heal_pause,
-    "resume": _heal_resume,
-    "census": _heal_census,
-}
 _LOCKS: Commands = {"list": _locks_list, "release": _locks_release}
 _DRIVE: Commands = {"accept": _drive_accept}
 
 
 # ---- asking and showing --------------------------------------------------------------------------------
-def _ask(
-    method: str,
-    path: str,
-    body: object = None,
-    *,
-    endpoint: str | None,
-    console: str | None,
-    query: tuple[tuple[str, str], ...] = (),
-) -> Any:
-    access = access_from(environment(), endpoint=endpoint, console=console)
-    return AdminClient(access).request(method, _API + path, query=query, body=body)
-
-
 def _part(text: str) -> str:
     return quote(text, safe="-_.~")
 
@@ -255,7 +207,7 @@ def _rows(answer: Any, member: str) -> list[dict[str, Any]]:
 
 def _show(as_json: Any, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
     if as_json is not None:
-        _print_json(as_json)
+        print_json(as_json)
         return
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
@@ -269,7 +221,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def _print_json(answer: Any) -> None:
-    typer.echo(json.dumps(answer, indent=2))

@@ -78,8 +78,19 @@ def _add_repair(router: APIRouter, services: Services, access: Access) -> None:
 
     @router.get("/heal/census", dependencies=[Depends(access.admin("GetCensus"))])
     async def census(request: Request) -> models.Census:
-        """Count the shards of every object. Reads every catalog: takes a while."""
+        """Count the shards of every object now. Reads every catalog: for small clusters, others take it
+        in the background."""
         return await view.census(deadline=deadline_of(request))
+
+    @router.post("/heal/census", dependencies=[Depends(access.admin("StartCensus"))])
+    async def start_census() -> models.Census:
+        """Count in the background of this node; answers at once, with the last census."""
+        return view.start_census()
+
+    @router.get("/heal/census/progress", dependencies=[Depends(access.admin("GetCensus"))])
+    async def progress() -> models.Census:
+        """How far the background census of this node is, and the last one."""
+        return view.own_census()
 
 
 def _add_locks_and_drives(router: APIRouter, services: Services, access: Access) -> None:

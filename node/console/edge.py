@@ -44,7 +44,7 @@ def row_of(method: str, path: str) -> str:
     """The policy row of a request."""
     if path.startswith("/api/buckets/") and path.endswith("/object") and method != "DELETE":
         return "transfer"
-    if path == "/admin/v1/heal/census":
+    if path == "/admin/v1/heal/census" and method in _SAFE_METHODS:
         return "census"
     return "DEFAULT" if method in _SAFE_METHODS else "change"
 

@@ -55,8 +55,57 @@ class Set(Facts):
     drives_per_node: int = 1
 
 
+class SetCensus(Facts):
+    """`by_shards`: number of whole shards (of `n`) -> number of objects. `unreadable`: fewer than their k."""
+
+    index: int
+    n: int
+    k: int
+    objects: int
+    by_shards: dict[str, int]
+    unreadable: int = 0
+    tombstones: int = 0
+    tombstones_short: int = 0
+    complete: bool = True
+    whole: bool = True
+
+
+class Census(Facts):
+    """The last count of shards, and how far the one under way is.
+
+    `complete`: every catalog was read. `whole`: complete, and nothing lacks a shard. `expected` is an upper
+    bound of the keys to count, and so is `eta_s` of the time left.
+    """
+
+    objects: int
+    by_shards: dict[str, int]
+    complete: bool
+    whole: bool = False
+    tombstones: int = 0
+    finished_s: float | None = None
+    sets: tuple[SetCensus, ...] = ()
+    node: str = ""
+    running: bool = False
+    problem: str = ""
+    counted: int = 0
+    expected: int = 0
+    rate_per_s: float = 0.0
+    eta_s: float | None = None
+
+
+class Fill(Facts):
+    """A replaced drive that is being filled; `expected` keys at the most."""
+
+    node: str
+    path: str
+    keys: int
+    expected: int
+    rate_per_s: float = 0.0
+    eta_s: float | None = None
+
+
 class Repair(Facts):
-    """`eta_s`: an honest estimate, None when there is none."""
+    """`eta_s`: an honest estimate, None when there is none. `census`: the newest any living node knows."""
 
     queue: int = 0
     oldest_s: float = 0.0
@@ -66,6 +115,8 @@ class Repair(Facts):
     rate_per_s: float = 0.0
     eta_s: float | None = None
     paused: bool = False
+    fills: tuple[Fill, ...] = ()
+    census: Census | None = None
 
 
 class Cluster(Facts):
@@ -80,16 +131,6 @@ class Cluster(Facts):
     nodes: tuple[Node, ...] = ()
     sets: tuple[Set, ...] = ()
     repair: Repair = Repair()
-
-
-class Census(Facts):
-    """`by_shards`: number of whole shards -> number of objects. `complete`: every catalog was read."""
-
-    objects: int
-    by_shards: dict[str, int]
-    complete: bool
-    tombstones: int = 0
-    finished_s: float | None = None
 
 
 class Lock(Facts):

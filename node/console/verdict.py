@@ -113,6 +113,12 @@ def _repair(facts: Cluster) -> list[str]:
         lines.append(line)
     elif repair.paused:
         lines.append("repair is paused")
+    for fill in repair.fills:
+        line = f"{fill.node}{fill.path} is being filled"
+        lines.append(line if fill.eta_s is None else f"{line}, about {duration(fill.eta_s)} left")
+    census = repair.census
+    if census is not None and census.finished_s and not census.whole and not repair.queue:
+        lines.append("the last census found objects that lack shards")
     if repair.undecided:
         lines.append(f"{count(repair.undecided, 'write')} undecided")
     return lines

@@ -83,10 +83,11 @@ class Target:
 class Row:
     """What a policy row needs at run time."""
 
-    __slots__ = ("budget", "bulkhead", "running")
+    __slots__ = ("begun", "budget", "bulkhead", "running")
 
     def __init__(self, path: str, name: str, policy: Policy) -> None:
         self.running = 0  # calls of `start`, which never wait
+        self.begun = 0  # calls of `run` so far
         self.bulkhead = Bulkhead(f"{path} {name}", policy.max_running, policy.max_waiting)
         self.budget = RetryBudget()
 
@@ -131,6 +132,11 @@ class Guard:
     def targets(self, kind: str | None = None) -> tuple[Target, ...]:
         """All targets so far, for the console."""
         return tuple(t for t in self._targets.values() if kind is None or t.kind == kind)
+
+    def activity(self, path: str) -> tuple[int, int]:
+        """Of a path's calls of `run`: how many are under way, and how many there were so far."""
+        rows = [row for (of, _), row in self._rows.items() if of == path]
+        return sum(row.bulkhead.running for row in rows), sum(row.begun for row in rows)
 
     def ask_before_opening(self, may_open: Callable[[Target], bool]) -> None:
         """`may_open` may keep a breaker closed that errors would open (never one of a dead target)."""
@@ -296,6 +302,7 @@ class Guard:
         clock = self.clock
         deadline = narrower(deadline, clock.monotonic(), policy.total_s)
         row = self._rows.get((path, name)) or self._row(path, name, policy)
+        row.begun += 1
         began = clock.monotonic()
         outcome = "error"
         try:

@@ -10,13 +10,14 @@ look. Only a walk without a single failure ends with the word that the drive is 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
 from node.errors import HoldfastError, QuorumLost
 from node.limits import CENSUS_PAGE, FILL_AT_ONCE, FILL_TURN_S, REPAIR_DEADLINE_S
 from node.objects.heal import Healer
+from node.objects.pace import Pace
+from node.objects.pause import PauseSwitch
 from node.objects.sets import Cluster, SetView
 from node.protocol import verbs
 from node.store.drive_gate import DriveGate, DriveState
@@ -33,6 +34,8 @@ class Walk:
     """How far the filling of one drive is."""
 
     drive: str
+    began: float  # monotonic
+    expected: int  # keys, at the most, as far as this node's other drives know
     after: bytes = b""
     keys: int = 0
     failed: int = 0
@@ -41,12 +44,22 @@ class Walk:
 class Filler:
     """Fills this node's replaced drives, one after the other."""
 
-    def __init__(self, cluster: Cluster, gate: DriveGate, healer: Healer, log: Log) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        gate: DriveGate,
+        healer: Healer,
+        log: Log,
+        pause: PauseSwitch,
+        pace: Pace,
+    ) -> None:
         self._cluster = cluster
         self._clock = cluster.clock
         self._gate = gate
         self._healer = healer
         self._log = log
+        self._pause = pause
+        self._pace = pace
         self.walks: dict[bytes, Walk] = {}
         self._filled: set[bytes] = set()  # what the next drive check will say, too
 
@@ -66,7 +79,8 @@ class Filler:
                 continue
             walk = self.walks.get(drive.drive_id)
             if walk is None:
-                walk = self.walks[drive.drive_id] = Walk(drive.path)
+                now = self._clock.monotonic()
+                walk = self.walks[drive.drive_id] = Walk(drive.path, now, self._expected(view))
                 self._log.info("filling a replaced drive", drive=drive.path)
             slot = view.drive_of.index(drive.drive_id)
             if await self._walk(view, slot, walk, until):
@@ -74,11 +88,20 @@ class Filler:
 
     async def _walk(self, view: SetView, slot: int, walk: Walk, until: float) -> bool:
         """-> whether the walk has come to its end."""
-        while self._clock.monotonic() < until:
+        while self._clock.monotonic() < until and not self._pause.paused:
             keys, horizon = await self._page(view, slot, walk.after)
-            done = await self._bring_all(view, slot, keys)
+            keys = [key for key in keys if key > walk.after]
+
+            async def bring(key: bytes) -> tuple[bytes, bool]:
+                return key, await self._bring(view, slot, key)
+
+            done = await self._pace.each(keys, bring, at_once=FILL_AT_ONCE, until=until)
             walk.keys += len(done)
-            walk.failed += len(done) - sum(done)
+            walk.failed += sum(not brought for _, brought in done)
+            if len(done) < len(keys):
+                # Begun in their order: the next turn goes on behind the last one.
+                walk.after = max((key for key, _ in done), default=walk.after)
+                return False
             if horizon is None:
                 return True
             walk.after = horizon
@@ -106,14 +129,9 @@ class Filler:
         }
         return sorted(keys), horizon
 
-    async def _bring_all(self, view: SetView, slot: int, keys: list[bytes]) -> list[bool]:
-        limit = asyncio.Semaphore(FILL_AT_ONCE)
-
-        async def one(key: bytes) -> bool:
-            async with limit:
-                return await self._bring(view, slot, key)
-
-        return list(await asyncio.gather(*map(one, keys)))
+    def _expected(self, view: SetView) -> int:
+        drives = (d for d in self._gate.local_drives() if d.drive_id in view.drive_of and d.usage)
+        return max((drive.usage.keys_estimate for drive in drives if drive.usage), default=0)
 
     async def _bring(self, view: SetView, slot: int, key: bytes) -> bool:
         try:

@@ -4,12 +4,14 @@ Theory of operation. The queue lies on the drives: a commit leaves an "undecided
 word "decided" removes or turns into an entry that names the slots that missed the write. So whatever
 dies, the work is found again. Every node looks at the entries of its own drives; of the nodes that
 hold an entry's key the first alive one in an order hashed from the key works on it, the others only when
-it has had its time. An entry goes when its slots have the version, never because an error was absent.
+it has had its time. Of what is due, the objects with the smallest margin come first. An entry goes when its
+slots have the version, never because an error was absent; and that all is done is for a census to say
+(node.objects.proof).
 """
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -17,13 +19,17 @@ from typing import Protocol
 from node.errors import HoldfastError
 from node.limits import (
     REPAIR_AT_ONCE,
+    REPAIR_BATCH,
     REPAIR_DEADLINE_S,
     REPAIR_PAGE,
+    REPAIR_TURN_S,
     SETTLE_AFTER_S,
     SETTLE_TURN_S,
 )
 from node.objects.documents import expecting
 from node.objects.heal import Healer
+from node.objects.pace import Pace
+from node.objects.pause import PauseSwitch
 from node.objects.sets import Cluster, SetView
 from node.objects.write import Writer
 from node.protocol import epoch as ep
@@ -61,6 +67,16 @@ class RepairStatus:
     last_error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """`margin`: shards that the object may still lose; undecided writes come before everything."""
+
+    margin: int
+    since_s: float
+    view: SetView
+    entry: verbs.PendingEntry
+
+
 class Repairs:
     """One node's share of the repair work."""
 
@@ -72,6 +88,8 @@ class Repairs:
         writer: Writer,
         observer: RepairObserver,
         log: Log,
+        pause: PauseSwitch,
+        pace: Pace,
     ) -> None:
         self._cluster = cluster
         self._clock = cluster.clock
@@ -80,43 +98,58 @@ class Repairs:
         self._writer = writer
         self._observer = observer
         self._log = log
-        self.paused = False
+        self._pace = pace
+        self.pause = pause
         self.status = RepairStatus()
 
-    async def round(self) -> bool:
-        """Works once through the queues of this node's drives; -> whether anything was done."""
-        depth = undecided = 0
-        oldest = self._clock.now()
-        seen: set[bytes] = set()
-        done = 0
+    async def round(self, until: float | None = None) -> bool:
+        """Works through the queues of this node's drives, up to `until`; -> whether anything was done."""
+        if until is None:
+            until = self._clock.monotonic() + REPAIR_TURN_S
         self.status.working = True
         try:
-            for drive in self._gate.local_drives():
-                view = self._cluster.view_of_drive(drive.drive_id)
-                if drive.state is not DriveState.ONLINE or view is None:
-                    continue
-                cursor = b""
-                while True:
-                    page = await self._page(drive.drive_id, cursor)
-                    if page is None:
-                        break
-                    depth = max(depth, page.depth_repair)
-                    undecided = max(undecided, page.depth_undecided)
-                    oldest = min([oldest, *(entry.since_s for entry in page.entries)])
-                    work = [e for e in page.entries if e.key not in seen and self._due(view, e)]
-                    seen.update(entry.key for entry in work)
-                    if not self.paused:
-                        done += await self._work_on(view, work)
-                    if not page.more or not page.entries:
-                        break
-                    cursor = page.entries[-1].key
+            work = await self._collect()
+            if self.pause.paused:
+                work = [each for each in work if not each.entry.decided]
+            done = await self._pace.each(work, self._try, at_once=REPAIR_AT_ONCE, until=until)
         finally:
             self.status.working = False
-        age = max(self._clock.now() - oldest, 0.0)
-        self.status.queue, self.status.undecided, self.status.oldest_s = depth, undecided, age
-        self._observer.repair_queue(depth, age if depth else 0.0)
-        self._observer.undecided(undecided, age if undecided else 0.0)
-        return done > 0
+        return any(done)
+
+    async def _collect(self) -> list[_Work]:
+        """What is due of this node's queues, the smallest margin first; REPAIR_BATCH of it at the most."""
+        depth = undecided = 0
+        oldest = self._clock.now()
+        found: dict[tuple[bytes, bool], _Work] = {}
+        for drive in self._gate.local_drives():
+            view = self._cluster.view_of_drive(drive.drive_id)
+            if drive.state is not DriveState.ONLINE or view is None:
+                continue
+            online = self._cluster.online(view)
+            cursor = b""
+            while True:
+                page = await self._page(drive.drive_id, cursor)
+                if page is None:
+                    break
+                depth = max(depth, page.depth_repair)
+                undecided = max(undecided, page.depth_undecided)
+                oldest = min([oldest, *(entry.since_s for entry in page.entries)])
+                for entry in page.entries:
+                    if (entry.key, entry.decided) not in found and self._due(view, entry):
+                        margin = _margin(view, entry, online)
+                        found[entry.key, entry.decided] = _Work(margin, entry.since_s, view, entry)
+                if len(found) > 2 * REPAIR_BATCH:
+                    found = _most_urgent(found)
+                if not page.more or not page.entries:
+                    break
+                cursor = page.entries[-1].key
+        self._note(depth, undecided, max(self._clock.now() - oldest, 0.0))
+        return list(_most_urgent(found).values())
+
+    def _note(self, depth: int, undecided: int, age_s: float) -> None:
+        self.status.queue, self.status.undecided, self.status.oldest_s = depth, undecided, age_s
+        self._observer.repair_queue(depth, age_s if depth else 0.0)
+        self._observer.undecided(undecided, age_s if undecided else 0.0)
 
     async def _page(self, drive_id: bytes, cursor: bytes) -> verbs.PendingPage | None:
         try:
@@ -146,20 +179,14 @@ class Repairs:
         wait = turn * SETTLE_TURN_S + (0.0 if entry.decided else SETTLE_AFTER_S)
         return age >= wait
 
-    async def _work_on(self, view: SetView, entries: list[verbs.PendingEntry]) -> int:
-        limit = asyncio.Semaphore(REPAIR_AT_ONCE)
-
-        async def one(entry: verbs.PendingEntry) -> bool:
-            async with limit:
-                try:
-                    return await self._one(view, entry)
-                except HoldfastError as error:
-                    # One failing object never stops the others; its entry stays for the next round.
-                    self.status.failed += 1
-                    self.status.last_error = f"{type(error).__name__}: {error}"
-                    return False
-
-        return sum(await asyncio.gather(*map(one, entries)))
+    async def _try(self, work: _Work) -> bool:
+        try:
+            return await self._one(work.view, work.entry)
+        except HoldfastError as error:
+            # One failing object never stops the others; its entry stays for the next round.
+            self.status.failed += 1
+            self.status.last_error = f"{type(error).__name__}: {error}"
+            return False
 
     async def _one(self, view: SetView, entry: verbs.PendingEntry) -> bool:
         deadline = self._clock.monotonic() + REPAIR_DEADLINE_S
@@ -199,6 +226,21 @@ class Repairs:
             condition=expecting(ep.number(record.epoch)),
             deadline=deadline,
         )
+
+
+def _margin(view: SetView, entry: verbs.PendingEntry, online: frozenset[int]) -> int:
+    if not entry.decided:
+        return -view.n
+    bucket = entry.key.partition(b"\0")[0].decode(errors="replace")
+    return len(online.difference(entry.missed)) - view.geometry_for(bucket).k
+
+
+def _most_urgent(found: dict[tuple[bytes, bool], _Work]) -> dict[tuple[bytes, bool], _Work]:
+    """The REPAIR_BATCH with the smallest margins, in that order; of equal ones the oldest first."""
+    urgent = heapq.nsmallest(
+        REPAIR_BATCH, found.items(), key=lambda item: (item[1].margin, item[1].since_s)
+    )
+    return dict(urgent)
 
 
 def _rank(key: bytes, node: str) -> bytes:

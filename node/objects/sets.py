@@ -24,6 +24,7 @@ from node.runtime.ports import Clock
 
 SYSTEM_BUCKET = ".holdfast.sys"
 DRIVES_ONLINE = "drives_online"  # in heartbeats: a mask of the node's drives, by index
+CLIENTS = "clients"  # in heartbeats: client requests of the node in the last half second
 T = TypeVar("T")
 
 

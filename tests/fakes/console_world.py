@@ -111,6 +111,7 @@ class FakeView:
     held: dict[str, models.Lock] = field(default_factory=dict)
     accepted: list[tuple[str, str]] = field(default_factory=list)
     failure: BaseException | None = None
+    counting: bool = False
 
     def cluster(self) -> models.Cluster:
         if self.failure is not None:
@@ -127,6 +128,26 @@ class FakeView:
 
     async def census(self, *, deadline: float) -> models.Census:
         return models.Census(objects=3, by_shards={"16": 2, "12": 1}, complete=True)
+
+    def start_census(self) -> models.Census:
+        self.counting = True
+        return self.own_census()
+
+    def own_census(self) -> models.Census:
+        return models.Census(
+            objects=3,
+            by_shards={"12": 1, "16": 2},
+            complete=True,
+            finished_s=1_700_000_000.0,
+            running=self.counting,
+            counted=2,
+            expected=3,
+            sets=(
+                models.SetCensus(
+                    index=0, n=16, k=8, objects=4, by_shards={"7": 1, "12": 1, "16": 2}, whole=False
+                ),
+            ),
+        )
 
     async def locks(self, *, deadline: float) -> tuple[models.Lock, ...]:
         return tuple(self.held.values())

@@ -222,7 +222,8 @@ def test_requests_are_signed_as_s3_clients_sign(node: str) -> None:
         ("policy detach readonly anna", "DELETE", "/users/anna/policies/readonly", None),
         ("policy remove readonly", "DELETE", "/policies/readonly", None),
         ("heal pause", "POST", "/heal", {"paused": True}),
-        ("heal census", "GET", "/heal/census", None),
+        ("heal --resume", "POST", "/heal", {"paused": False}),
+        ("heal", "GET", "/heal", None),
         ("locks release b/k", "DELETE", "/locks?resource=b%2Fk", None),
         (
             "drive accept n2:9002:/d/1",
@@ -305,3 +306,45 @@ def test_a_drive_is_named_by_node_and_path(text: str) -> None:
     assert split_drive(text) == ("node2:9002", "/data/disk3")
     with pytest.raises(ConfigError):
         split_drive("/data/disk3")
+
+
+# ---- the census ------------------------------------------------------------------------------------------
+SET = {"index": 0, "n": 4, "k": 2, "objects": 7, "by_shards": {"1": 1, "3": 2, "4": 4}}
+
+
+def census(node: str, *options: str, **answer: object) -> Any:
+    before = {"running": True, "finished_s": 1.0}
+    after = {"running": False, "finished_s": 2.0, "complete": True, "sets": [SET], **answer}
+    Node.answers = {
+        "/admin/v1/heal/census": (200, before),
+        "/admin/v1/heal/census/progress": (200, after),
+    }
+    return run("heal", "--census", *options, "--console", node, **ROOT)
+
+
+def test_a_census_is_started_followed_and_shown_by_set_and_shards(node: str) -> None:
+    done = census(node, whole=False)
+    assert next(asked[:2] for asked in Node.asked) == ("POST", "/admin/v1/heal/census")
+    assert done.exit_code == 1, "not every object is whole"
+    lines = [line.rstrip().split(maxsplit=3) for line in done.stdout.splitlines()]
+    assert ["0", "4/4", "4", "whole"] in lines and ["0", "3/4", "2", "may lose 1 more"] in lines
+    assert ["0", "1/4", "1", "cannot be read now"] in lines
+
+
+def test_a_whole_census_is_exit_code_0_and_json_is_the_answer(node: str) -> None:
+    done = census(node, "--json", whole=True)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["sets"] == [SET]
+
+
+def test_heal_shows_progress_of_queue_and_fills(node: str) -> None:
+    fill = {"node": "n1", "path": "/d1", "keys": 5, "expected": 9, "rate_per_s": 2.0, "eta_s": 2.0}
+    repair = {"queue": 1234, "rate_per_s": 40.0, "eta_s": 31.0, "fills": [fill]}
+    Node.answers = {"/admin/v1/heal": (200, repair)}
+    shown = run("heal", "--console", node, **ROOT).stdout
+    assert "1,234 objects queued, 40.0/s, about 31 s left" in shown
+    assert "filling n1/d1: 5 of 9 keys" in shown and "no census yet" in shown
+
+
+def test_heal_takes_one_order_at_a_time(node: str) -> None:
+    assert run("heal", "--pause", "--resume", "--console", node, **ROOT).exit_code == 2

@@ -262,6 +262,10 @@ async def test_users_are_paged(console: Console, monkeypatch: pytest.MonkeyPatch
 async def test_repair_locks_drives_and_config(console: Console) -> None:
     census = (await console.signed("GET", f"{ADMIN_V1}/heal/census")).json()
     assert census["by_shards"] == {"16": 2, "12": 1} and census["complete"] is True
+    started = (await console.signed("POST", f"{ADMIN_V1}/heal/census")).json()
+    assert started["running"] and started["counted"] == 2
+    progress = (await console.signed("GET", f"{ADMIN_V1}/heal/census/progress")).json()
+    assert progress["sets"][0]["by_shards"] == {"7": 1, "12": 1, "16": 2}
     paused = await console.signed("POST", f"{ADMIN_V1}/heal", {"paused": True})
     assert paused.json()["paused"] is True and console.view.repair().paused
     for way in ("DELETE", "POST"):
@@ -283,7 +287,7 @@ async def test_repair_locks_drives_and_config(console: Console) -> None:
     values = (await console.signed("GET", f"{ADMIN_V1}/config")).json()["values"]
     assert values[0]["value"] == "********"
     changes = [each["action"] for each in console.logged if each["event"] == "admin change"]
-    assert changes == ["PauseRepair", "ReleaseLock", "ReleaseLock", "AcceptDrive"]
+    assert changes == ["StartCensus", "PauseRepair", "ReleaseLock", "ReleaseLock", "AcceptDrive"]
 
 
 async def test_openapi_names_every_admin_route(console: Console) -> None:
@@ -542,3 +546,23 @@ def test_every_row_of_the_edge_is_a_policy() -> None:
     assert rows("GET", "/admin/v1/heal/census") == "census"
     assert rows("GET", "/cluster") == "DEFAULT"
     assert {"transfer", "change", "census", "DEFAULT"} <= ADMIN.keys()
+
+
+async def test_the_page_shows_the_census_by_set_and_the_drives_that_are_filled(
+    console: Console,
+) -> None:
+    client = await console.logged_in()
+    assert "No census has been taken" in (await client.get("/cluster/part")).text
+    fill = models.Fill(node="node2:9002", path="/d1", keys=5, expected=9, rate_per_s=2.0, eta_s=2.0)
+    repair = models.Repair(fills=(fill,), census=console.view.own_census(), paused=True)
+    console.view.facts = console.view.facts.model_copy(update={"repair": repair})
+    text = " ".join((await client.get("/cluster/part")).text.split())
+    for row in (
+        '<td>16 / 16</td><td class="number">2</td><td>whole</td>',
+        '<td>12 / 16</td><td class="number warn">1</td><td>may lose 4 more</td>',
+        '<td>7 / 16</td><td class="number bad">1</td><td>cannot be read now</td>',
+        "Filling node2:9002/d1: 5 of 9 keys at the most, 2 a second, about 2 s left.",
+        "not every object is whole",
+        "Resume repair",
+    ):
+        assert row in text, row
