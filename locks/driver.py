@@ -130,7 +130,9 @@ class LockService:
         owner_factory: Callable[[], Owner],
         observer: LockObserver,
         policy: LockPolicy | None = None,
+        doubtful: Callable[[str], bool] = lambda server: False,
     ) -> None:
+        """`doubtful`: whether a server keeps silent now, as somebody else knows; see `suspect`."""
         self.clock = clock
         self.policy = policy if policy is not None else LockPolicy()
         self.servers = servers
@@ -138,6 +140,7 @@ class LockService:
         self._transport = transport
         self._rng = rng
         self._observer = observer
+        self._doubtful = doubtful
         self._unwell: set[str] = set()
         self._held: dict[HeldLock, None] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -204,7 +207,7 @@ class LockService:
         return len(self._held) >= self.policy.max_held or len(self._tasks) >= self.policy.max_calls
 
     def in_order_of_health(self) -> tuple[str, ...]:
-        return tuple(sorted(self.servers, key=self._unwell.__contains__))
+        return tuple(sorted(self.servers, key=lambda s: s in self._unwell or self._doubtful(s)))
 
     def call(
         self,
@@ -340,6 +343,7 @@ class _Pursuit:
         self._queued = queued
         self._until_s = until_s
         self._decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hurry: asyncio.TimerHandle | None = None
 
     async def run(self) -> bool:
         """Until the round is decided or its time is up. True if it is won; else it is abandoned."""
@@ -351,10 +355,18 @@ class _Pursuit:
         except BaseException:
             self.abandon()
             raise
+        finally:
+            if self._hurry is not None:
+                self._hurry.cancel()
         if self.round.state is not RoundState.WON:
             self.abandon()
             return False
         return True
+
+    def _give_up(self) -> None:
+        """Others have it, and who has not said so by now may be dark: better to stand in line."""
+        if not self._decided.done():
+            self._decided.set_result(None)
 
     def abandon(self) -> None:
         """The lock is not wanted any more."""
@@ -383,8 +395,12 @@ class _Pursuit:
         else:
             self.round.on_reply(server, reply)
         self._ask()
-        if self.round.state is not RoundState.PENDING and not self._decided.done():
-            self._decided.set_result(None)
+        if self.round.state is not RoundState.PENDING:
+            if not self._decided.done():
+                self._decided.set_result(None)
+        elif self._hurry is None and not self._queued and self.round.contended:
+            late_s = self._service.policy.late_s
+            self._hurry = asyncio.get_running_loop().call_later(late_s, self._give_up)
         self._release(self.round.take_releases())
 
     def _release(self, servers: tuple[str, ...]) -> None:

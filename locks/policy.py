@@ -13,11 +13,13 @@ class LockPolicy:
     time; each is varied by up to `jitter` of itself, so that those who met do not meet again.
     `gate_share` and `answer_share`: the parts of an attempt after which a server refuses who still stands
     in line, at the gate and behind it, so that its answer arrives in time.
+    `late_s`: once a server has refused a direct round, what the others get to answer; they do so at once.
     """
 
     lease_s: float = 9.0
     refresh_s: float = 3.0
     attempt_s: float = 1.0
+    late_s: float = 0.25
     retry_delays_s: tuple[float, ...] = (0.1, 0.2, 0.4)
     jitter: float = 0.2
     gate_share: float = 0.7
@@ -29,6 +31,6 @@ class LockPolicy:
 
     def __post_init__(self) -> None:
         assert self.lease_s >= 3 * self.refresh_s > 0
-        assert 0 < self.attempt_s < self.lease_s
+        assert 0 < self.late_s <= self.attempt_s < self.lease_s
         assert 0 <= self.jitter < 1
         assert 0 < self.gate_share <= self.answer_share <= 1

@@ -167,6 +167,13 @@ class Round:
         return releases
 
     @property
+    def contended(self) -> bool:
+        """Whether some server said that others have it."""
+        return any(
+            _CAUSES[refusal.reason] is LossCause.TAKEN for refusal in self._refusals.values()
+        )
+
+    @property
     def cause(self) -> LossCause:
         """Why the round is lost; of several reasons the one that matters most to the requester."""
         causes = {_CAUSES[refusal.reason] for refusal in self._refusals.values()}

@@ -70,6 +70,9 @@ class Engine:
             topology.me, topology.nodes, node.incarnation, clock, node.membership, node.peers
         )
         attempts = iter(range(1, 1 << 62))
+        member = Member(gate, self.locks)
+        self.cluster = Cluster(topology, member, node.peers, node.membership, clock)
+        self.cluster.own_drives = self._own_drives
         self.lock_service = LockService(
             self.locks.transport,
             clock,
@@ -78,10 +81,8 @@ class Engine:
             # Far from the numbers of the writer's own rounds: an owner is never used twice.
             lambda: Owner(topology.me, node.incarnation, (1 << 62) + next(attempts)),
             node.metrics,
+            doubtful=self.cluster.is_quiet,
         )
-        member = Member(gate, self.locks)
-        self.cluster = Cluster(topology, member, node.peers, node.membership, clock)
-        self.cluster.own_drives = self._own_drives
         self.lookup = Lookup(self.cluster)
         self.writer = Writer(
             self.cluster,

@@ -76,6 +76,7 @@ PEER_MAX_MESSAGE_BYTES = 16 * MIB
 PEER_QUEUE_FRAMES = 8192
 TELL_WAIT_S = 0.005  # how long a message that wants no reply waits for one to travel with
 HEARTBEAT_INTERVAL_S = 0.5
+QUIET_AFTER_S = 0.8  # a peer so long without a sign of life is asked last and waited for by nobody
 SUSPECT_AFTER_S = 1.5
 DEAD_AFTER_S = 2.5
 HEARTBEAT_MAX_LAG_S = 3.0  # a loop that lags more is as good as dead
@@ -158,7 +159,9 @@ PACE_REST_MAX_S = 1.0
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
 FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it
+UNLOCK_PATIENCE_S = 0.05  # how long the unlock waits for late votes to travel with "decided"
 LOCK_ATTEMPT_S = 1.0
+LOCK_LATE_S = 0.25  # once one lock server refused: what the others get to say more
 DECIDED_GATHER_S = 0.02  # how long a member gathers "decided" flags before it tells its drives
 DECIDED_GATHER = 256
 

@@ -106,6 +106,10 @@ class Detector:
             self.status = self._judge(now)
         return self.status
 
+    def silence_s(self, now: float) -> float:
+        """Since the last sign of life."""
+        return now - self._life_at
+
     def suspicion(self, now: float) -> float:
         """0: just heard; 1: as good as dead."""
         if self.status is Status.UNKNOWN:

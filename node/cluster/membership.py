@@ -25,6 +25,7 @@ from node.cluster.detector import Detector, DetectorRules, Status
 from node.guard.breaker import BreakerState
 from node.guard.guard import Guard, Target
 from node.guard.observer import Observer
+from node.limits import QUIET_AFTER_S
 from node.rpc.auth import Roster, wrong_secret
 from node.rpc.errors import BAD_MESSAGE, STALE_INCARNATION, UNKNOWN_NODE, WRONG_TARGET, PeerRefused
 from node.rpc.link import Identity
@@ -185,6 +186,10 @@ class Membership:
 
     def is_dead(self, peer: str) -> bool:
         return self._peers[peer].detector.status is Status.DEAD
+
+    def is_quiet(self, peer: str) -> bool:
+        """Nothing came from it for QUIET_AFTER_S: no verdict, only a reason to prefer others."""
+        return self._peers[peer].detector.silence_s(self._clock.monotonic()) >= QUIET_AFTER_S
 
     @property
     def incarnation(self) -> int:

@@ -23,6 +23,7 @@ from node.objects.sets import SetView
 from node.objects.shards import Frames, ShardSources, ShardStream
 from node.protocol.record import Part, Record
 
+_QUIET_COST = 100.0  # so much dearer than the others that it is asked when nothing else is left
 OnBad = Callable[[int, str], None]  # (slot, reason: "rotten", "missing", "late", "failed")
 
 
@@ -75,12 +76,14 @@ class StripeReader:
         self._streams: list[ShardStream] = []
         me, known, barred = sources.cluster.me, set(holders), set(exclude)
         reachable = {member.node for member in sources.cluster.reachable(view)}
+        quiet = {node for node in reachable if sources.cluster.is_quiet(node)}
         self._available = [
             ShardSource(
                 shard=shard,
                 node=view.node_of[slot],
                 local=view.node_of[slot] == me,
-                cost=1.0 if slot in known else 2.0,
+                cost=(1.0 if slot in known else 2.0)
+                * (_QUIET_COST if view.node_of[slot] in quiet else 1.0),
             )
             for shard, slot in self._slot_of.items()
             if slot not in barred and view.node_of[slot] in reachable

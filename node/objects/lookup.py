@@ -25,6 +25,7 @@ from node.protocol.judge import Answer, Held, Outcome, Verdict, judge
 from node.protocol.record import Kind, Record
 
 _SETTLE_ROUNDS = 6
+_ROUNDS_BEFORE_WAITING = 2  # judgements without the late ones before these are waited for again
 
 
 @dataclass(slots=True)
@@ -131,7 +132,7 @@ class Lookup:
         verb = verbs.encode(verbs.Fence(key, fence) if fence else verbs.Read(key, inline))
         rechecked: frozenset[bytes] = frozenset()
         wanted = view.n if everywhere else view.read_quorum
-        settled_rounds = 0
+        settled_rounds = late_rounds = 0
         forwarded: set[bytes] = set()
         while True:
             await self._ask(asked, gathering, queue, verb, wanted, deadline)
@@ -161,8 +162,16 @@ class Lookup:
                 continue
             if self._clock.monotonic() >= deadline:
                 raise DeadlineExceeded("the newest write of this key could not be settled in time")
-            if self._more(queue, gathering):
+            if queue:
                 wanted = view.n
+                continue
+            if gathering.pending:
+                # The late ones may be dark, and then nothing comes from them until their death is known.
+                late_rounds += 1
+                await self._try_without_the_late(
+                    asked, verdict, forwarded, settle and late_rounds > 1, deadline
+                )
+                wanted = view.read_quorum if late_rounds <= _ROUNDS_BEFORE_WAITING else view.n
                 continue
             settled_rounds += 1
             if not settle or settled_rounds > _SETTLE_ROUNDS:
@@ -272,6 +281,21 @@ class Lookup:
                 reply = verbs.decode_reply(data)
                 if isinstance(reply, verbs.State):
                     asked.take_state(slot, reply)
+
+    async def _try_without_the_late(
+        self,
+        asked: _Asked,
+        verdict: Verdict,
+        forwarded: set[bytes],
+        settle: bool,
+        deadline: float,
+    ) -> None:
+        """Who answered is asked once more, since a writer may have been half-way; then a step of settling."""
+        if settle:
+            with contextlib.suppress(Undecided):  # the late ones may still make the difference
+                await self._settle(asked, verdict, forwarded, deadline)
+                return
+        await self._ask_slots(asked, sorted(asked.states), verbs.Read(asked.key, True), deadline)
 
     async def _settle(
         self, asked: _Asked, verdict: Verdict, forwarded: set[bytes], deadline: float

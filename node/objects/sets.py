@@ -110,12 +110,16 @@ class Cluster:
         return None
 
     def reachable(self, view: SetView) -> list[Members]:
-        """Members that are not known dead: this node first, the others in the set's order."""
+        """Members not known dead: this node first, the others in the set's order, quiet ones last."""
         alive = set(self.membership.alive())
         alive.add(self.me)
         found = [m for m in view.members if m.node in alive]
-        found.sort(key=lambda m: m.node != self.me)
+        found.sort(key=lambda m: (m.node != self.me, self.is_quiet(m.node)))
         return found
+
+    def is_quiet(self, node: str) -> bool:
+        """Whether a node has kept silent for so long that others are preferred to it."""
+        return node != self.me and self.membership.is_quiet(node)
 
     def reachable_slots(self, view: SetView) -> int:
         return sum(len(m.slots) for m in self.reachable(view))

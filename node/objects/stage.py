@@ -3,9 +3,9 @@
 Theory of operation. The producer hands over stripe buffers; every node of the set has a sink of its
 own that takes its slice of each: this node's sink lets its drives write straight from the shared buffer,
 a peer's sends the slice over one stream. A buffer goes back to the arena when the last sink is done
-with it. A sink that fails, or that stays SHARD_WRITER_LAG_S behind while enough others are ahead, is
-dropped: the producer waits for W drives, never for all. `sync` asks every sink that is left to make its
-shards durable and says which slots have them.
+with it. A sink that fails, or that stays SHARD_WRITER_LAG_S behind while enough others are ahead (less when its
+node has gone quiet), is dropped: the producer waits for W drives, never for all. `sync` asks every sink that
+is left to make its shards durable and says which slots have them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from node.limits import (
     PEER_FRAME_BYTES,
     SHARD_SYNC_GRACE_S,
     SHARD_WRITER_LAG_S,
+    STRAGGLER_BOUND_S,
     STRIPES_IN_FLIGHT,
 )
 from node.objects import messages
@@ -235,6 +236,7 @@ class ShardWriters:
         deadline: float,
     ) -> None:
         """`needed`: drives that must end up with a durable shard; fewer is QuorumLost."""
+        self._cluster = cluster
         self._clock = cluster.clock
         self._needed = needed
         self._tasks: list[asyncio.Task[None]] = []
@@ -324,15 +326,20 @@ class ShardWriters:
             ahead = sum(len(s.rows) for s in self._live()) - sum(len(s.rows) for s in behind)
             left: float | None = None
             if ahead >= self._needed:
-                left = lagging_since + SHARD_WRITER_LAG_S - self._clock.monotonic()
+                left = lagging_since + self._patience_s(behind) - self._clock.monotonic()
                 if left <= 0:
                     self._cancel(behind)
                     continue
+                left = min(left, STRAGGLER_BOUND_S)  # by then somebody may be known to be quiet
             self._progress.clear()
             try:
                 await asyncio.wait_for(self._progress.wait(), left)
             except TimeoutError:
                 continue
+
+    def _patience_s(self, behind: Iterable[Sink]) -> float:
+        quiet = all(self._cluster.is_quiet(sink.node) for sink in behind)
+        return STRAGGLER_BOUND_S if quiet else SHARD_WRITER_LAG_S
 
     def _cancel(self, sinks: Iterable[Sink]) -> None:
         for sink in sinks:
@@ -357,13 +364,22 @@ class ShardWriters:
             lambda: len(slots()) >= self._needed, deadline - self._clock.monotonic()
         )
         if len(slots()) >= self._needed:
-            await gathering.until(lambda: False, SHARD_SYNC_GRACE_S)
+            await self._grace(gathering)
         for task in tasks.values():
             task.cancel()
         if len(slots()) < self._needed:
             raise QuorumLost(f"{len(slots())} drives hold the data, {self._needed} are needed")
         self._synced = True
         return frozenset(slots())
+
+    async def _grace(self, gathering: Gathering[str, tuple[int, ...]]) -> None:
+        """A quorum of shards is durable: the slower drives get a little more, quiet nodes hardly any."""
+        until = self._clock.monotonic() + SHARD_SYNC_GRACE_S
+        while (left := until - self._clock.monotonic()) > 0:
+            await gathering.until(lambda: False, min(left, STRAGGLER_BOUND_S))
+            late = [sink.node for sink in self.sinks if gathering.is_pending(sink.node)]
+            if all(map(self._cluster.is_quiet, late)):
+                return
 
     async def _sync(self, sink: Sink) -> tuple[int, ...]:
         await self._tasks[self.sinks.index(sink)]

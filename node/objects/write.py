@@ -34,7 +34,9 @@ from node.limits import (
     COMMIT_ATTEMPTS,
     FINISH_PATIENCE_S,
     LOCK_ATTEMPT_S,
+    LOCK_LATE_S,
     STRAGGLER_BOUND_S,
+    UNLOCK_PATIENCE_S,
 )
 from node.objects import messages
 from node.objects.gathering import Gathering
@@ -63,9 +65,16 @@ class WriteObserver(Protocol):
 class _Locked:
     """A key whose lock is held and whose tops were read."""
 
-    release: bytes  # encoded Release for FINISH, b"" when `held` is released instead
+    resource: str
+    release: (
+        bytes  # encoded Release, b"" when `held` is released instead, or nothing is held any more
+    )
     held: HeldLock | None = None
     states: dict[int, verbs.State] = field(default_factory=dict)
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self.release) or self.held is not None
 
     @property
     def top(self) -> bytes:
@@ -111,6 +120,7 @@ class Writer:
         self._incarnation = incarnation
         self._observer = observer
         self._owner_count = 0
+        self._lingering: dict[str, _Locked] = {}  # acknowledged; the unlock waits for late votes
 
     async def write(
         self,
@@ -158,6 +168,8 @@ class Writer:
     async def _lock(
         self, view: SetView, key: bytes, resource: str, named: str, deadline: float
     ) -> _Locked:
+        if self._lingering and (before := self._lingering.get(resource)) is not None:
+            self._unlock(before)  # it travels ahead of what follows
         self._owner_count += 1
         owner = Owner(self._cluster.me, self._incarnation, self._owner_count)
         now = self._clock.monotonic()
@@ -181,12 +193,16 @@ class Writer:
             )
 
         try:
-            won = await gathering.until(enough, bound)
+            won = await gathering.until(lambda: enough() or round_.contended, bound)
+            if won and round_.state is RoundState.PENDING:
+                # Others want it, too. Who is well says at once what it thinks of that; to wait for
+                # one that is dark would cost both of us the whole attempt.
+                won = await gathering.until(enough, min(bound, LOCK_LATE_S))
         except asyncio.CancelledError:
             self._release(round_.close(), release, deadline)
             raise
         if won and round_.state is RoundState.WON:
-            return _Locked(release, None, states)
+            return _Locked(resource, release, None, states)
         cause = round_.cause
         lost_to_others = round_.state is RoundState.LOST and cause in (
             LossCause.TAKEN,
@@ -214,7 +230,7 @@ class Writer:
         except LockError as error:
             raise LockContended("the key is locked by other writers") from error
         try:
-            return _Locked(b"", held, await self._read_tops(view, key, deadline))
+            return _Locked(resource, b"", held, await self._read_tops(view, key, deadline))
         except BaseException:
             held.release()
             raise
@@ -337,14 +353,21 @@ class Writer:
 
         await gathering.until(judged, deadline - self._clock.monotonic())
         if len(votes.yes) >= quorum:
-            comfortable = min(record.k + view.drives_per_node, asked)
+            wanted = min(record.k + view.drives_per_node, asked)
             full = len(reachable) == len(view.members)
+            waited_for = [n for n in targets if not self._cluster.is_quiet(n)]
 
-            def margin() -> bool:
+            def comfortable() -> bool:
                 take()
-                return full and len(votes.yes) >= comfortable
+                return full and len(votes.yes) >= wanted
 
-            await gathering.until(margin, STRAGGLER_BOUND_S)
+            def enough() -> bool:
+                return comfortable() or not any(map(gathering.is_pending, waited_for))
+
+            await gathering.until(enough, STRAGGLER_BOUND_S)
+            if gathering.pending and not comfortable():
+                # Somebody keeps silent: the client's next write of this key must not wait for that.
+                self._unlock(locked)
             self._observer.stripe_margin(view.index, len(votes.yes) - record.k)
             if gathering.pending:
                 self._cluster.spawn(
@@ -373,10 +396,16 @@ class Writer:
         votes: _Votes,
         locked: _Locked,
     ) -> None:
+        """A node that keeps silent holds up the word "decided", which names who missed the write, not the lock."""
+
         def all_in() -> bool:
             take()
             return gathering.pending == 0
 
+        if locked.is_held:
+            self._lingering[locked.resource] = locked
+            if not await gathering.until(all_in, UNLOCK_PATIENCE_S):
+                self._unlock(locked)
         await gathering.until(all_in, FINISH_PATIENCE_S)
         missed = tuple(s for s in range(view.n) if s not in votes.yes)
         deadline = self._clock.monotonic() + FINISH_PATIENCE_S
@@ -392,16 +421,30 @@ class Writer:
         deadline: float,
     ) -> None:
         deadline = max(deadline, self._clock.monotonic() + FINISH_PATIENCE_S)
-        members = [
-            view.by_node.get(node) or Members(node, (), ())
-            for node in self._cluster.nodes
-            if node == self._cluster.me or not self._cluster.membership.is_dead(node)
-        ]
-        if not epoch and not locked.release:
-            members = []
-        self._cluster.finish(members, key, epoch, missed, locked.release, deadline=deadline)
+        release = locked.release
+        if epoch or release:
+            members = [view.by_node.get(n) or Members(n, (), ()) for n in self._not_dead()]
+            self._cluster.finish(members, key, epoch, missed, release, deadline=deadline)
+        self._let_go(locked)
+
+    def _unlock(self, locked: _Locked) -> None:
+        """The lock alone goes; `_finish` has more to say later."""
+        if locked.release:
+            deadline = self._clock.monotonic() + FINISH_PATIENCE_S
+            self._release(self._not_dead(), locked.release, deadline)
+        self._let_go(locked)
+
+    def _let_go(self, locked: _Locked) -> None:
+        locked.release = b""
         if locked.held is not None:
             locked.held.release()
+            locked.held = None
+        if self._lingering.get(locked.resource) is locked:
+            del self._lingering[locked.resource]
+
+    def _not_dead(self) -> tuple[str, ...]:
+        membership, me = self._cluster.membership, self._cluster.me
+        return tuple(n for n in self._cluster.nodes if n == me or not membership.is_dead(n))
 
 
 def lock_class(name: tuple[str, str]) -> str:

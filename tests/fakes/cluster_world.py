@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -22,7 +23,13 @@ from node.engine import Engine
 from node.errors import HoldfastError, TargetDown, TargetFailed
 from node.guard.guard import Guard
 from node.guard.policy import PEER_METHODS
-from node.limits import DEAD_AFTER_S, DRIVE_UNLINK_AFTER_S, MIB, SUSPECT_AFTER_S
+from node.limits import (
+    DEAD_AFTER_S,
+    DRIVE_UNLINK_AFTER_S,
+    MIB,
+    QUIET_AFTER_S,
+    SUSPECT_AFTER_S,
+)
 from node.objects.api import NewObject
 from node.objects.bodies import BytesBody
 from node.objects.census import Census
@@ -104,6 +111,7 @@ class Life:
     name: str
     incarnation: int
     alive: bool = True
+    off_at: float | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
@@ -122,6 +130,13 @@ class FakeMembership:
 
     def is_dead(self, peer: str) -> bool:
         return self._status[peer] is Status.DEAD
+
+    def is_quiet(self, peer: str) -> bool:
+        node = self._world.nodes[peer]
+        cut = frozenset((self._me, peer)) in self._world.cut
+        off_at = node.life.off_at
+        quiet_for = self._world.clock.monotonic() - off_at if off_at is not None else 0.0
+        return cut or quiet_for >= QUIET_AFTER_S
 
     def state(self, peer: str) -> Any:
         node = self._world.nodes[peer]
@@ -384,6 +399,7 @@ class ClusterWorld:
         self.on_send: Callable[[str, str, str], None] = lambda sender, target, what: None
         self.lose: Callable[[str, str, str], bool] = lambda sender, target, what: False
         self.incarnations = 0
+        self._under_way: deque[Callable[[], None]] = deque()
         self.nodes: dict[str, FakeNode] = {}
 
     # ---- life ------------------------------------------------------------------------------------
@@ -536,7 +552,9 @@ class ClusterWorld:
             if target.life.alive:
                 self.spawn(target.life, handle())
 
-        loop.call_later(HOP_S, begin)
+        # First in, first out, as on a link: timers of the same moment ring in any order.
+        self._under_way.append(begin)
+        loop.call_later(HOP_S, lambda: self._under_way.popleft()())
         return answer
 
     # ---- power -----------------------------------------------------------------------------------
@@ -544,6 +562,7 @@ class ClusterWorld:
         """At once and silent; may be called from `on_send`, in the middle of the node's own code."""
         node = self.node(number)
         node.life.alive = False
+        node.life.off_at = self.clock.monotonic()
         for drive in node.drives:
             drive.power_off()
         loop = asyncio.get_running_loop()
