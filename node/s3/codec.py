@@ -27,6 +27,14 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(lambda found: _NAMED.get(found[0]) or f"&#x{ord(found[0]):X};", text)
 
 
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+def escape_told(text: str) -> str:
+    """Text of an error document: what no XML 1.0 can hold, not even as a reference, becomes U+FFFD."""
+    return escape(_NOT_IN_XML.sub("\ufffd", text))
+
+
 def percent_encode(text: str) -> str:
     """A key in a listing with encoding-type=url: '/' stays, a space is %20."""
     return quote(text, safe="/")

@@ -18,7 +18,6 @@ BODY_PROGRESS_TIMEOUT_S is cut off.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -102,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        with contextlib.suppress(OSError, NotImplementedError, RuntimeError):
+        if self.transport.can_write_eof():  # what speaks TLS cannot
             self.transport.write_eof()
         self.flow.resume_reading()
         self._timer = self.loop.call_later(limits.LINGER_S, self.transport.close)
@@ -170,6 +169,8 @@ class BoundedProtocol(HttpToolsProtocol):
         fault = Fault(code=code, status=status, message=message)
         body = error_document(fault, resource="", request_id="", host_id="")
         retry = b"Retry-After: 1\r\n" if status == 503 else b""
+        if self.parser.get_method() == b"HEAD":
+            body = b""
         self.transport.write(
             STATUS_LINE[status]
             + b"Server: Holdfast\r\nContent-Type: application/xml\r\nConnection: close\r\n"

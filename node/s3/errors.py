@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from iam.errors import AuthError
 from node import errors as node_errors
-from node.s3.codec import XML_DECLARATION, escape
+from node.s3.codec import XML_DECLARATION, escape_told
 
 _BAD_REQUEST = (
     "AccessControlListNotSupported AuthorizationHeaderMalformed AuthorizationQueryParametersError "
@@ -134,12 +134,12 @@ def translate(error: BaseException) -> Fault:
 def error_document(fault: Fault, *, resource: str, request_id: str, host_id: str) -> bytes:
     """The <Error> document. Elements that a client may not see twice (Code, Message) come first."""
     details = "".join(
-        f"<{name}>{escape(text)}</{name}>"
+        f"<{name}>{escape_told(text)}</{name}>"
         for name, text in fault.details.items()
         if name.isidentifier()
     )
     return (
-        f"{XML_DECLARATION}<Error><Code>{fault.code}</Code><Message>{escape(fault.message)}</Message>"
-        f"{details}<Resource>{escape(resource)}</Resource><RequestId>{request_id}</RequestId>"
+        f"{XML_DECLARATION}<Error><Code>{fault.code}</Code><Message>{escape_told(fault.message)}</Message>"
+        f"{details}<Resource>{escape_told(resource)}</Resource><RequestId>{request_id}</RequestId>"
         f"<HostId>{host_id}</HostId></Error>"
     ).encode("utf-8", "replace")
