@@ -40,7 +40,7 @@ from node.rpc.link import Identity as LinkIdentity
 from node.rpc.methods import Method
 from node.runtime.arena import Arena
 from node.runtime.drive_client import DriveSettings
-from node.runtime.system import settle_memory
+from node.runtime.system import prepare_memory, settle_memory
 from node.s3.app import create_app
 from node.store.boot import Finding
 from node.store.drive_gate import DriveGate, DriveState, LocalDrive
@@ -350,4 +350,5 @@ async def run(settings: Settings) -> int:
 
 def serve(settings: Settings) -> int:
     """The `holdfast serve` command."""
+    prepare_memory()
     return uvloop.run(run(settings))

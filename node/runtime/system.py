@@ -17,7 +17,8 @@ from node.limits import FREED_MEMORY_KEPT_BYTES, MIB, PEER_MAX_MESSAGE_BYTES
 
 T = TypeVar("T")
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+# malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 class SystemClock:
@@ -43,6 +44,24 @@ class SystemRng:
         return self._random.choice(items)
 
 
+def prepare_memory() -> None:
+    """For the first moment of a process: buffers of a megabyte come from one heap and stay there.
+
+    By default the C library maps and unmaps each of them, and gives every thread a heap of its own that
+    grows and shrinks; each time the kernel clears the pages: a sixth of the work of an upload. What is kept
+    is bounded. Where the C library has no mallopt, nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in (
+            (_M_ARENA_MAX, 1),
+            (_M_MMAP_THRESHOLD, PEER_MAX_MESSAGE_BYTES),
+            (_M_TRIM_THRESHOLD, FREED_MEMORY_KEPT_BYTES),
+            (_M_TOP_PAD, MIB),
+        ):
+            mallopt(option, value)
+
+
 def settle_memory() -> None:
     """What was made so far stays for good: collections skip it from now on, and are rare.
 
@@ -51,23 +70,6 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Buffers of a megabyte come from the heap and stay there, up to a bound.
-
-    By default the C library maps and unmaps each of them, and the kernel clears its pages every time: a
-    sixth of the work of an upload. Where the C library has no mallopt, nothing changes.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in (
-            (_M_MMAP_THRESHOLD, PEER_MAX_MESSAGE_BYTES),
-            (_M_TRIM_THRESHOLD, FREED_MEMORY_KEPT_BYTES),
-            (_M_TOP_PAD, MIB),
-        ):
-            mallopt(option, value)
 
 
 class ThreadCpu:
