@@ -87,6 +87,7 @@ PEER_FACTS_S = 1.0  # how often peers are asked what the console shows of them
 # ---- drives --------------------------------------------------------------------------------------
 DRIVE_QUEUE_CALLS = 8192
 DRIVE_STATE_CHECK_S = 3.0
+DRIVE_SICK_CHECK_S = 1.5  # how often a drive that does not answer is looked at
 LATE_DRIVE_S = (
     0.25  # what a drive may stay behind half of its neighbours before it counts as silent
 )

@@ -291,9 +291,3 @@ class Catalog:
         for pattern in PATTERNS:
             self.cascades.cell(pattern.name)
         self.builds = Gauges(r, "holdfast_build_info", "What runs here.", ["version", "codec"])
-        self.certificates = Gauges(
-            r,
-            "holdfast_certificate_expiry_timestamp_seconds",
-            "When a certificate this node serves ends.",
-            ["certificate"],
-        )

@@ -294,8 +294,5 @@ class Metrics(Catalog):
     def build_info(self, version: str, codec: str) -> None:
         self.builds.cell(version, codec).value = 1.0
 
-    def certificate_expiry(self, certificate: str, timestamp_s: float) -> None:
-        self.certificates.cell(certificate).value = timestamp_s
-
 
 _BREAKER_NAMES = {0: "closed", 1: "half_open", 2: "open"}

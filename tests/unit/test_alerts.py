@@ -43,7 +43,6 @@ BEYOND = {
     "CascadingFailureDetected": {"warning"},
     "RecurringCascadingFailures": {"warning"},
     "ClockSkew": {"warning"},
-    "CertificateExpiring": {"warning"},
 }
 
 

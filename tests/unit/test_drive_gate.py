@@ -13,9 +13,12 @@ from node.guard.guard import Guard
 from node.guard.policy import DRIVE_OPERATIONS
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
+from node.runtime.ports import Clock
 from node.runtime.system import SystemClock, SystemRng
 from node.store import drive_gate
 from node.store.drive_gate import DriveGate, DriveState
+from tests.unit.identity_world import LoopClock
+from tests.unit.locks_world import run_virtual
 
 DRIVE = b"d" * 16
 CHECK_S = 0.05
@@ -119,11 +122,11 @@ class Slab:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.drive = FakeDrive()
         self.metrics = Metrics()
-        guard = Guard(SystemClock(), SystemRng())
-        self.gate = DriveGate([("/d0", self.drive)], guard, SystemClock(), self.metrics)
+        clock = clock or SystemClock()
+        self.gate = DriveGate([("/d0", self.drive)], Guard(clock, SystemRng()), clock, self.metrics)
 
     def call(self, verb: verbs.Verb, **more: object) -> asyncio.Future[bytes]:
         deadline = asyncio.get_running_loop().time() + 20
@@ -149,6 +152,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     }
     monkeypatch.setattr(drive_gate, "DRIVE_OPERATIONS", rows)
     monkeypatch.setattr(drive_gate, "DRIVE_STATE_CHECK_S", CHECK_S)
+    monkeypatch.setattr(drive_gate, "DRIVE_SICK_CHECK_S", CHECK_S / 2)
     monkeypatch.setattr(drive_gate, "_NEXT_PROBE_S", CHECK_S / 10)
     one = World()
     one.gate.start()
@@ -259,6 +263,35 @@ async def test_a_condemned_drive_is_started_anew(world: World) -> None:
         DriveState.STARTING,
         DriveState.ONLINE,
     ]
+
+
+@pytest.mark.parametrize("how", ["silent", "gone"])
+def test_one_hung_drive_is_enough_for_the_alert_on_timeouts(how: str) -> None:
+    """DiskStateCheckTimeoutHigh asks for more than 0.5 timeouts per second; a healthy drive makes none."""
+
+    async def story() -> None:
+        world = World(LoopClock())
+        world.gate.start()
+        world.gate.bind(0, DRIVE, "2-7")
+        await asyncio.sleep(60)
+        assert not world.metrics.timeouts
+        checks = [f for f in world.drive.frames if f[16:] == verbs.encode(verbs.Check())]
+        assert 15 <= len(checks) <= 25, "a drive that answers is asked every three seconds"
+        if how == "gone":
+            world.drive.up(False)
+        world.drive.reply = lambda verb: None
+        await asyncio.sleep(30)
+        before = len(world.metrics.timeouts)
+        await asyncio.sleep(300)
+        assert 0.6 * 300 <= len(world.metrics.timeouts) - before <= 0.7 * 300
+        world.drive.reply = FakeDrive.healthy
+        world.drive.up(True)
+        world.drive.release(USAGE)
+        await asyncio.sleep(30)
+        assert world.gate.state(DRIVE) is DriveState.ONLINE
+        world.gate.stop()
+
+    run_virtual(story())
 
 
 async def test_a_process_that_takes_long_to_start_is_not_hung(

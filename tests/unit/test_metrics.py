@@ -279,11 +279,6 @@ REPORTS: list[tuple[Callable[[Metrics], None], str, float]] = [
         'holdfast_build_info{codec="isa-l",version="0.1.0"}',
         1,
     ),
-    (
-        lambda m: m.certificate_expiry("s3", 2e9),
-        'holdfast_certificate_expiry_timestamp_seconds{certificate="s3"}',
-        2e9,
-    ),
     (lambda m: m.cascade("x"), 'holdfast_cascades_total{pattern="x"}', 1),
 ]
 
