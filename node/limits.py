@@ -101,6 +101,7 @@ DRIVE_SHARD_MEMTABLE_BYTES = 8 * MIB  # of inline shards that have rows of their
 DRIVE_BLOCK_CACHE_BYTES = 4 * MIB
 DRIVE_CATALOG_FILES = 128  # files the catalog keeps open
 DRIVE_FILE_THREADS = 4
+DRIVE_WRITE_BEHIND_BYTES = 4 * MIB  # of a shard file, that may gather before they go to the device
 DRIVE_OPEN_STAGES = 1024  # shard files being written at once
 DRIVE_LAZY_SYNC_S = 0.5  # flags and queue rows are durable after this at the latest
 DRIVE_STAGE_IDLE_S = 6 * 3600.0  # an unfinished shard file that nobody writes to is dropped

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
+import queue
 from pathlib import Path
 
 import pytest
 
 from erasure import frame
 from erasure.stripe import StripeLayout
+from node.limits import DRIVE_WRITE_BEHIND_BYTES, MIB
 from node.protocol import epoch as ep
 from node.protocol import verbs
 from node.protocol.register import Repaired
 from node.protocol.verbs import DriveFault
+from node.runtime.drive import files, layout
+from node.runtime.drive.writeback import start_writing
 from tests.contract.drive_world import (
     World,
     drive_world,
@@ -138,6 +143,31 @@ async def test_a_file_in_use_is_rebuilt_beside_itself(tmp_path: Path) -> None:
         assert await world.read(data, 12) == b"whole bytes!"
         names = sorted(os.listdir(world.file(data).parent))
         assert names == [data.hex()], "no leftovers"
+
+
+def test_a_long_file_goes_to_the_device_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left for the sync is a few MiB, however long the file is."""
+    began: list[tuple[int, int]] = []
+    monkeypatch.setattr(files, "start_writing", lambda _fd, at, size: began.append((at, size)))
+    step, count = 3 * MIB, 20
+    arena = mmap.mmap(-1, step)
+    space = layout.Space(str(tmp_path), 0.0, 0, 0)
+    store = files.Files(str(tmp_path), arena, space, relaxed=False)
+    os.makedirs(os.path.dirname(store.path_of(b"1" * 16)))
+    done: queue.SimpleQueue[object] = queue.SimpleQueue()
+    store.open(verbs.StageOpen(b"1" * 16, b""), referenced=False, staged=False, finish=done.put)
+    for number in range(count):
+        store.write(verbs.StageWrite(b"1" * 16, number * step, 0, step), done.put)
+    store.sync(verbs.StageSync(b"1" * 16, count * step), lambda: None, done.put)
+    assert [done.get(timeout=30) for _ in range(count + 2)] == [verbs.Done()] * (count + 2)
+    assert [at for at, _ in began] == [
+        sum(size for _, size in began[:i]) for i in range(len(began))
+    ]
+    written = sum(size for _, size in began)
+    assert count * step - DRIVE_WRITE_BEHIND_BYTES < written <= count * step
+    assert start_writing(os.open(os.devnull, os.O_RDONLY), 0, 1) is None, "its failure is nobody's"
 
 
 async def test_a_size_that_differs_is_not_synced(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.drive import layout
 from node.runtime.drive.faults import DriveError, of_os_error
+from node.runtime.drive.writeback import start_writing
 
 REBUILD_SUFFIX = ".new"
 Finish = Callable[[verbs.Reply | DriveError], None]
@@ -40,6 +41,7 @@ class Stage:
         "operations",
         "path",
         "running",
+        "started",
         "target",
     )
 
@@ -52,6 +54,7 @@ class Stage:
         self.running = False
         self.broken: DriveError | None = None
         self.idle_since = time.monotonic()
+        self.started = 0  # bytes that were told to go to the device already
 
 
 class Files:
@@ -197,6 +200,7 @@ class Files:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
                 stage.descriptor = os.open(stage.path, flags, 0o600)
             os.ftruncate(stage.descriptor, 0)
+            stage.started = 0
             _write_all(stage.descriptor, memoryview(header), 0)
         except OSError as error:
             raise of_os_error(error, "creating a shard file", writing=True) from error
@@ -212,6 +216,10 @@ class Files:
             _write_all(stage.descriptor, view, verb.offset)
         except OSError as error:
             raise of_os_error(error, "writing a shard file", writing=True) from error
+        end = verb.offset + verb.length
+        if not self._relaxed and end - stage.started >= limits.DRIVE_WRITE_BEHIND_BYTES:
+            start_writing(stage.descriptor, stage.started, end - stage.started)
+            stage.started = end
         return verbs.Done()
 
     def _sync(self, stage: Stage, size: int, whole: Callable[[], None]) -> verbs.Reply:
