@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def snapshot(node: Node) -> Snapshot:
     """What this node knows now (node.observe.health says what it means)."""
     me, names = node.settings.node, node.settings.node_names
-    alive = frozenset((me, *node.membership.alive()))
+    # Heartbeats have a lane of their own: a peer that beats but is not linked yet answers no read.
+    linked = (peer for peer in node.membership.alive() if node.peers.linked(peer))
+    alive = frozenset((me, *linked))
     engine = node.engine
     differences = node.acquaintance.differences()
     hindrance = ""

@@ -47,7 +47,7 @@ class SetShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one node knows. `alive`: the nodes whose heartbeats arrive, this one among them.
+    """What one node knows. `alive`: the nodes that can be asked now, this one among them.
 
     `offline`: (node, set) -> drives known not to work; nodes out of reach need no entry. `hindrance`:
     why this node can serve nothing yet or any more ("forming", "stopping", a mismatch of topologies),

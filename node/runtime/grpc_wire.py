@@ -14,6 +14,7 @@ ping timeout stays long: a late ping must not cut a busy stream.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -37,6 +38,17 @@ STREAM_KINDS = ("frames", "upload", "download")
 _unary_handler: Callable[[Any], Any] = grpc.unary_unary_rpc_method_handler
 _streams_handler: Callable[[Any], Any] = grpc.stream_stream_rpc_method_handler
 _blocking_channel: Callable[..., Any] = grpc.insecure_channel
+
+
+class _NobodyWaited(logging.Filter):
+    """A caller that hangs up before its call began is no error of ours; grpc reports it with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, asyncio.CancelledError)
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_NobodyWaited())
 
 STOP_S = 1.0
 RENEW_AFTER_S = 1.0  # a heartbeat channel that fails is given this long to connect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -389,3 +390,15 @@ async def test_a_stopped_client_refuses_calls() -> None:
         assert all(link.state is LinkState.STOPPED for link in peers._links.values())
         with pytest.raises(TargetFailed):
             await peers.call(callee.name, Method.VERBS, b"", deadline=within(5))
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), RuntimeError("a real one")])
+def test_callers_that_hung_up_before_their_call_began_leave_no_traceback(
+    caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """A node that is busy starting meets such calls; grpc reports each as an error of the server."""
+    try:
+        raise error
+    except BaseException:
+        logging.getLogger("grpc._cython.cygrpc").exception("Exception not handled")
+    assert bool(caplog.records) == isinstance(error, RuntimeError)

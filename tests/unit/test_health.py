@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from node.node_health import snapshot
 from node.observe import health
 from node.observe.health import Health, SetShape, Snapshot, set_health
 from node.s3 import ports
@@ -149,3 +152,37 @@ def test_health_looks_anew_at_each_question() -> None:
     dark[0] = 2
     assert not found.ready_write()[0] and found.ready()[0] and found.cluster_read()[0]
     assert found.live()[0]
+
+
+def test_a_peer_that_beats_but_is_not_linked_yet_serves_no_read() -> None:
+    """Heartbeats have a lane of their own; a read sent to such a peer would fail at once."""
+    names, linked = ("a", "b", "c", "d"), {"b": False, "c": False, "d": False}
+    view = SimpleNamespace(
+        index=0,
+        geometry=SimpleNamespace(k=8),
+        members=[
+            SimpleNamespace(node=name, slots=range(4 * i, 4 * i + 4))
+            for i, name in enumerate(names)
+        ],
+    )
+    node: Any = SimpleNamespace(
+        settings=SimpleNamespace(node="a", node_names=names),
+        membership=SimpleNamespace(alive=lambda: ("b", "c", "d")),
+        peers=SimpleNamespace(linked=linked.__getitem__),
+        acquaintance=SimpleNamespace(differences=dict),
+        engine=SimpleNamespace(
+            started=True,
+            cluster=SimpleNamespace(
+                views=[view],
+                online=lambda _view: frozenset(range(16)),
+            ),
+            lock_servers=lambda: 4,
+            identity=SimpleNamespace(ready=True),
+        ),
+    )
+    answers = Health(lambda: snapshot(node))
+    assert not answers.ready()[0] and not answers.ready_write()[0]
+    linked["b"] = True
+    assert answers.ready()[0] and not answers.ready_write()[0]
+    linked["c"] = True
+    assert answers.ready_write()[0]
