@@ -9,165 +9,22 @@ powers on what is off and waits until nothing is degraded, so each can also be r
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .ledger import longest_gap, value
-from .observer import CLOSED, OPEN, Observer, wait_for
+from .observer import CLOSED, OPEN, wait_for
+from .power_world import REPAIR_S, START_S, Cluster, finish
 from .report import REPORT
-from .wire import WireError
-from .world import NODES, ROOT, ROOT_USER, World, choose, root_s3
+from .world import NODES
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-START_S = 90.0  # generous: the machine is shared
-REPAIR_S = 180.0
-BUCKET = "ledger"
 FULL_MB = 3174  # 3.1 GB
-
-
-class Cluster:
-    """The world, an observer, and the clients of these tests."""
-
-    def __init__(self, world: World, tmp: Path) -> None:
-        self.world, self.see, self.tmp = world, Observer(world), tmp
-        self.missing_since: dict[int, float] = {}
-
-    def alive(self) -> list[int]:
-        return [n for n in NODES if self.world.powered(n)]
-
-    def endpoints(self, nodes: list[int]) -> str:
-        return ",".join("{}:{}".format(*self.world.s3(n)) for n in nodes)
-
-    def program(self, module: str, *argv: str) -> subprocess.Popen[str]:
-        """One of our client programs, where clients live."""
-        return self.world.client(
-            [sys.executable, "-m", f"tests.cluster.{module}", *argv],
-            cwd=ROOT,
-            env=ROOT_USER.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ledger(self, verb: str, nodes: list[int], journal: str, *argv: str) -> Any:
-        process = self.start_ledger(verb, nodes, journal, *argv)
-        return finish(process)
-
-    def start_ledger(
-        self, verb: str, nodes: list[int], journal: str, *argv: str
-    ) -> subprocess.Popen[str]:
-        common = ["--endpoints", self.endpoints(nodes), "--journal", str(self.tmp / journal)]
-        return self.program("ledger", verb, *common, "--prefix", f"{journal}/", *argv)
-
-    def verify(self, nodes: list[int], journal: str) -> None:
-        """Every acknowledged write of a journal is readable through these nodes, bit-exact."""
-        back = self.ledger("verify", nodes, journal, "--conns", "6", "--timeout", "30")
-        assert back["keys"] > 0
-        assert back["wrong"] == [] and back["failures"] == [], back
-
-    def put(self, node: int, key: str, version: int, size: int = 4096) -> int:
-        """Write one value; the status (0: no answer)."""
-        with root_s3(self.world, node) as s3:
-            try:
-                path = f"/{BUCKET}/{key}"
-                return s3.call("PUT", path, body=value(key, version, size)).status
-            except WireError:
-                return 0
-
-    def get(self, node: int, key: str, timeout_s: float = 15.0) -> tuple[int, bytes]:
-        with root_s3(self.world, node, timeout_s) as s3:
-            try:
-                answer = s3.call("GET", f"/{BUCKET}/{key}")
-            except WireError as error:
-                return 0, str(error).encode()
-            return answer.status, answer.body
-
-    def ready(self) -> bool:
-        now = time.monotonic()
-        missing = [n for n in self.alive() if not self.world.running(n)]
-        self.missing_since = {n: self.missing_since.get(n, now) for n in missing}
-        for node, since in self.missing_since.items():
-            if now - since > 5.0:  # a process that was just started may not be visible yet
-                said = self.world.log_path(node).read_text(errors="replace")[-3000:]
-                pytest.fail(f"the server of node {node} ended; it said:\n{said}")
-        return all(self.see.healthy(n) for n in NODES)
-
-    def repaired(self) -> bool:
-        depths = [self.see.gauge(n, "holdfast_repair_queue_depth") for n in self.alive()]
-        return all(depth == 0 for depth in depths)
-
-    def breakers_everywhere(self, peer: int, state: int) -> bool:
-        others = [n for n in self.alive() if n != peer]
-        return all(self.see.all_breakers(n, peer, state) for n in others)
-
-
-def finish(process: subprocess.Popen[str], timeout_s: float = 120.0, say: str = "") -> Any:
-    """Wait for a client program and parse its last line; `say` ends a running ledger."""
-    assert process.stdout is not None and process.stdin is not None
-    if say:
-        process.stdin.write(f"{say}\n")
-        process.stdin.flush()
-    timer = threading.Timer(timeout_s, process.kill)
-    timer.start()
-    try:
-        lines = process.stdout.read().splitlines()
-    finally:
-        timer.cancel()
-    assert process.wait() == 0 and lines, f"the client ended with {process.returncode}"
-    return json.loads(lines[-1])
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    world, REPORT.world = choose()
-    cluster = Cluster(world, tmp_path_factory.mktemp("poweroff"))
-    try:
-        world.up()
-        took_s = wait_for("all nodes take writes", cluster.ready, START_S)
-        REPORT.figure("start", "four nodes take writes after", took_s)
-        with root_s3(world, 1) as s3:
-            s3.expect("PUT", f"/{BUCKET}")
-        yield cluster
-    except BaseException:
-        keep_logs(world)
-        raise
-    finally:
-        keep_logs(world)
-        world.down()
-
-
-def keep_logs(world: World) -> None:
-    """Server logs of the last run, to be read after a failure."""
-    folder = ROOT / "test-results" / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    for node in NODES:
-        with contextlib.suppress(OSError):
-            (folder / f"node{node}.log").write_bytes(world.log_path(node).read_bytes())
-
-
-@pytest.fixture
-def whole(built: Cluster) -> Cluster:
-    """Every node powered and taking writes, every breaker closed, nothing left to repair."""
-    for node in NODES:
-        if not built.world.powered(node):
-            built.world.poweron(node)
-    wait_for("all nodes take writes", built.ready, START_S)
-    for peer in NODES:
-        closed = partial(built.breakers_everywhere, peer, CLOSED)
-        wait_for(f"breakers of node {peer} are closed", closed, 30)
-    wait_for("nothing waits for repair", built.repaired, REPAIR_S, step_s=0.5)
-    return built
 
 
 # -- 1. an idle cluster
@@ -306,13 +163,8 @@ def test_3_node_returns_is_repaired_and_another_may_go(whole: Cluster) -> None:
     assert whole.get(4, "through4") == (200, value("through4", 1, 4096))
     whole.verify([4], "missed")
 
-    def all_there() -> bool:
-        count = see.census(1)
-        REPORT.details["census"] = count
-        short = {shards: n for shards, n in count["by_shards"].items() if shards != "16" and n}
-        return bool(count["complete"]) and count["objects"] > 0 and not short
-
-    whole_s = wait_for("every object has its 16 shards", all_there, REPAIR_S, 0.5, since=returned)
+    there = whole.census_is_whole
+    whole_s = wait_for("every object has its 16 shards", there, REPAIR_S, 0.5, since=returned)
     REPORT.figure("3 return", "every shard in place after power-on", whole_s)
     wait_for("the repair queues are empty", whole.repaired, 30, step_s=0.5)
 
@@ -399,8 +251,7 @@ def test_5_all_nodes_off_at_once_lose_nothing_acknowledged(whole: Cluster) -> No
     load = ["--seconds", "60", "--rate", "120", "--conns", "16", "--timeout", "8"]
     writer = whole.start_ledger("write", list(NODES), "blackout", *load)
     time.sleep(6)
-    for node in NODES:
-        world.poweroff(node)
+    world.poweroff(*NODES)
     time.sleep(2)
     figures = finish(writer, say="stop")
     acknowledged = sum(1 for *_, ok in figures["operations"] if ok)

@@ -330,17 +330,25 @@ class Lab:
         self._start(node)
 
     @operation
-    def poweroff(self, node: int) -> float:
-        """Cut the power; returns the monotonic time right after the wire was cut.
+    def poweroff(self, *nodes: int) -> float:
+        """Cut the power of these nodes at once; returns the monotonic time right after the wires were cut.
 
-        The wire first, then the page cache, then the processes, then the network stack: peers
+        The wires first, then the page cache, then the processes, then the network stack: peers
         receive no FIN, no RST, no ARP, and their sockets stay ESTABLISHED.
         """
-        self.book.need(node)
-        self.fabric.wire(node, False)  # from here on no frame escapes
+        for node in nodes:
+            self.book.need(node)
+        for node in nodes:
+            self.fabric.wire(node, False)  # from here on no frame escapes
         cut = time.monotonic()
         for _ in range(3):  # nobody runs to see the others die
-            signal_pids(self.pids(node), signal.SIGSTOP)
+            for node in nodes:
+                signal_pids(self.pids(node), signal.SIGSTOP)
+        for node in nodes:
+            self._end_of_power(node)
+        return cut
+
+    def _end_of_power(self, node: int) -> None:
         for drive in self.book.drives:
             self.drives.lose_page_cache(node, drive)  # what was not synced is gone
         self._kill(node, signal.SIGKILL)
@@ -351,7 +359,6 @@ class Lab:
         self.book.state.power[str(node)] = False
         self.book.state.hung.pop(str(node), None)
         self.book.mark(node, "power off")
-        return cut
 
     def _kill(self, node: int, sig: int, timeout_s: float = 10) -> None:
         def gone() -> bool:
