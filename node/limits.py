@@ -82,7 +82,8 @@ DEAD_AFTER_S = 2.5
 HEARTBEAT_MAX_LAG_S = 3.0  # a loop that lags more is as good as dead
 CLOSED_CALLS_KEPT = 4096
 
-PEER_FACTS_S = 1.0  # how often peers are asked what the console shows of them
+PEER_FACTS_S = 1.0  # how often peers are asked what the console shows of them, while somebody looks
+PEER_FACTS_QUIET_S = 5.0  # and when nobody has looked for so long and nothing is to be repaired
 
 # ---- drives --------------------------------------------------------------------------------------
 DRIVE_QUEUE_CALLS = 8192

@@ -3,7 +3,8 @@
 Theory of operation. Nearly every call ends long before its bound, so a timer of the loop for each is made
 only to be cancelled. Here bounds lie in slots of TICK_S; a slot is looked at when its time has come, and
 by then it is nearly always empty. A bound is met up to TICK_S late, never early. One timer of the
-loop stands, for the earliest slot, while anything waits.
+loop stands while anything waits. When it fires, empty slots are thrown away as far as the first that is
+not: a node that has little to do is not woken for each call that ended long ago.
 """
 
 from __future__ import annotations
@@ -69,5 +70,7 @@ class Bounds:
             slot = self._slots.pop(heapq.heappop(self._order))
             while slot:
                 slot.popitem()[0].action()
+        while self._order and not self._slots[self._order[0]]:
+            del self._slots[heapq.heappop(self._order)]
         if self._order and self._timer is None:
             self._arm()

@@ -201,3 +201,29 @@ def test_bounds_are_met_in_order_never_early_and_not_when_cancelled() -> None:
             assert -1e-6 <= at - due <= 2 * TICK_S
 
     run_virtual(story())
+
+
+def test_calls_that_have_ended_do_not_wake_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken = 0
+    due = Bounds._due
+
+    def count(self: Bounds) -> None:
+        nonlocal woken
+        woken += 1
+        due(self)
+
+    monkeypatch.setattr(Bounds, "_due", count)
+
+    async def story() -> None:
+        clock = LoopClock()
+        bounds, met = Bounds(clock), []
+        for number in range(100):  # a call every 50 ms, each with a bound of two seconds
+            bounds.add(clock.monotonic() + 2.0, lambda: met.append("late")).cancel()
+            if number == 60:
+                bounds.add(clock.monotonic() + 0.5, lambda: met.append("met"))
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(3.0)
+        assert met == ["met"]
+        assert woken <= 5, "the loop is woken for bounds of calls that ended long ago"
+
+    run_virtual(story())
