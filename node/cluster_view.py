@@ -162,7 +162,7 @@ class ClusterView:
         topology = engine.topology if engine is not None else None
         ready, details = self._health.ready()
         notices = list(details.get("reasons", ()))
-        notices += [f"{peer}: {trouble.message}" for peer, trouble in node.peers.troubles().items()]
+        notices += self._link_notices()
         notices += node.forming.waiting_for
         durability: Any = topology.durability if topology else node.settings.durability or "strict"
         return models.Cluster(
@@ -178,6 +178,15 @@ class ClusterView:
             sets=self._sets(),
             repair=self.repair(),
         )
+
+    def _link_notices(self) -> list[str]:
+        """Why links do not stand, where the peer's state does not say it: a dark node is unreachable, of course."""
+        node = self._node
+        return [
+            f"{peer}: {trouble.message}"
+            for peer, trouble in node.peers.troubles().items()
+            if trouble.reason != "unreachable" or node.membership.state(peer).status is Status.UP
+        ]
 
     def _node_facts(self, name: str) -> models.Node:
         node = self._node

@@ -26,6 +26,7 @@ from node.objects.api import ObjectStore
 from node.runtime.ports import Clock, Rng
 
 _CODES = {401: "NotLoggedIn", 404: "NoSuchPage", 405: "MethodNotAllowed"}
+_MESSAGES = {404: "There is no such page.", 405: "This page does not take that method."}
 
 
 class ConsoleApp(FastAPI):
@@ -109,7 +110,8 @@ def _add_faults(app: FastAPI, pages: Pages) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _CODES.get(error.status_code, "InvalidRequest")
-        return answer(request, Fault(status=error.status_code, code=code, message=error.detail))
+        message = _MESSAGES.get(error.status_code, error.detail)
+        return answer(request, Fault(status=error.status_code, code=code, message=message))
 
     app.add_exception_handler(HoldfastError, foreseen)
     app.add_exception_handler(IamError, foreseen)

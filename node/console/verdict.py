@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from node.console.models import Cluster, Node, Set
+from node.limits import SETTLE_AFTER_S
 
 STALE_S = 10.0  # facts older than this are marked with their age
 
@@ -119,7 +120,8 @@ def _repair(facts: Cluster) -> list[str]:
     census = repair.census
     if census is not None and census.finished_s and not census.whole and not repair.queue:
         lines.append("the last census found objects that lack shards")
-    if repair.undecided:
+    # Every write is undecided for a moment; one that stays so is news.
+    if repair.undecided and repair.undecided_oldest_s >= SETTLE_AFTER_S:
         lines.append(f"{count(repair.undecided, 'write')} undecided")
     return lines
 

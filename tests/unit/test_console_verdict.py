@@ -73,7 +73,7 @@ def test_each_trouble_has_its_line(nodes: tuple[models.Node, ...], said: str) ->
         (models.Repair(queue=1), "1 object being repaired"),
         (models.Repair(queue=2, paused=True), "2 objects wait for repair, which is paused"),
         (models.Repair(paused=True), "repair is paused"),
-        (models.Repair(undecided=3), "3 writes undecided"),
+        (models.Repair(undecided=3, undecided_oldest_s=60), "3 writes undecided"),
     ],
 )
 def test_repair_has_its_line(repair: models.Repair, said: str) -> None:
@@ -87,3 +87,8 @@ def test_figures_as_people_say_them() -> None:
     assert [size(b) for b in (0, 1023, 1024, 3 << 30, 1023 << 20, 5 << 50)] == [
         "0 B", "1023 B", "1 KiB", "3 GiB", "1023 MiB", "5 PiB",
     ]  # fmt: skip
+
+
+def test_writes_of_this_moment_are_no_news() -> None:
+    repair = models.Repair(undecided=3, undecided_oldest_s=0.2)
+    assert judge(healthy().model_copy(update={"repair": repair})).level is Level.GOOD
