@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from node.cli import admin, dev, node_commands
+from node.cli.examples import add_examples
 
 app = typer.Typer(
     name="holdfast",
@@ -16,3 +17,4 @@ app = typer.Typer(
 node_commands.register(app)
 dev.register(app)
 admin.register(app)
+add_examples(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+import typer.main
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 from node.cli.admin import split_drive
 from node.cli.app import app
 from node.cli.client import RequestFailed, access_from, console_of
+from node.cli.examples import EXAMPLES
 from node.config import WrongConfig
 from node.errors import ConfigError
 
@@ -348,3 +351,27 @@ def test_heal_shows_progress_of_queue_and_fills(node: str) -> None:
 
 def test_heal_takes_one_order_at_a_time(node: str) -> None:
     assert run("heal", "--pause", "--resume", "--console", node, **ROOT).exit_code == 2
+
+
+def _commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        here = f"{path} {name}".strip()
+        yield here, command
+        if hasattr(command, "commands"):
+            yield from _commands(command, here)
+
+
+def test_every_command_has_help_and_examples_that_it_understands() -> None:
+    commands = dict(_commands(typer.main.get_command(app)))
+    assert EXAMPLES.keys() <= commands.keys()
+    for path, command in commands.items():
+        shown = CliRunner().invoke(app, [*path.split(), "--help"], terminal_width=200).output
+        assert command.help and "Example" in shown, path
+        if hasattr(command, "commands"):
+            continue
+        for example in EXAMPLES[path]:
+            assert example in shown
+            program, *words = shlex.split(example)
+            assert program == "holdfast" and words[: len(path.split())] == path.split()
+            arguments = words[len(path.split()) :]
+            command.make_context(path, list(arguments), resilient_parsing=False).close()
