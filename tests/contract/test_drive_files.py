@@ -113,6 +113,20 @@ async def test_staged_files_survive_a_kill_once_synced_and_can_be_dropped(tmp_pa
         assert await world.read(synced, 5) == b"whole"
 
 
+async def test_a_file_that_is_only_written_counts_for_nothing(tmp_path: Path) -> None:
+    """An upload that gave up between write and sync leaves bytes that look whole; repair must not trust them."""
+    data, check = b"4" * 16, verbs.ShardCheck(b"4" * 16, 5)
+    async with drive_world(tmp_path) as world:
+        slab = await world.arena.alloc(5, deadline=asyncio.get_running_loop().time() + 9)
+        slab.view[:] = b"whole"
+        opened = verbs.StageOpen(data, b"")
+        await world.together(opened, verbs.StageWrite(data, 0, slab.offset, 5))
+        slab.release()
+        assert fault(await world.ask(check)) == DriveFault.NOT_FOUND
+        assert await world.stage(data, b"whole") == STAGED
+        assert await world.ask(check) == verbs.Count(5)
+
+
 async def test_only_an_unclean_end_is_swept(tmp_path: Path) -> None:
     stray = b"s" * 16
     async with drive_world(tmp_path) as world:
