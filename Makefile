@@ -15,6 +15,8 @@ NODES ?= 4
 DRIVES ?= 4
 BASE_PORT ?= 9000
 PYTEST_ARGS ?=
+BUDGET ?= 60s
+SEED ?=
 
 .PHONY: help
 help: ## Show this list
@@ -39,6 +41,10 @@ test-full: setup test-setup lint rules ## The same with the long runs
 .PHONY: test-setup
 test-setup:
 	@scripts/test-setup.sh
+
+.PHONY: sim
+sim: setup ## Simulate power-offs and more: BUDGET=60s of fresh seeds, or SEED=n once more
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--budget $(BUDGET))
 
 .PHONY: lint
 lint: setup ## Check style, types and import rules

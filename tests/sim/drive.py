@@ -68,6 +68,17 @@ class Log(MemoryEngine):
     def flush(self) -> None:
         self.flush_to(self.written)
 
+    def rot(self, rng: random.Random) -> int:
+        """Flips one bit in half of the inline shards that have rows of their own; -> how many."""
+        count = 0
+        for name, value in sorted(self._shards.items()):
+            if rng.random() < 0.5 and value:
+                rotten = bytearray(value)
+                rotten[rng.randrange(len(rotten))] ^= 1 << rng.randrange(8)
+                self._shards[name] = bytes(rotten)
+                count += 1
+        return count
+
     def power_off(self, rng: random.Random) -> int:
         """Keeps a prefix of what was not synced; -> how many batches are lost."""
         keep = rng.randrange(len(self.ends) + 1)
@@ -255,6 +266,12 @@ class SimDrive:
 
     def work_s(self) -> float:
         return self.rng.uniform(0.00005, 0.001) * self.slowness
+
+    def wipe(self) -> None:
+        """An empty drive stands in its place; only while no process has it open."""
+        assert self.process is None
+        self.disk = _here().files.mount(self.path, random.Random(self.rng.randbytes(16)))
+        self.log = Log()
 
     def power_off(self) -> None:
         if self.process is not None:

@@ -32,6 +32,7 @@ import contextlib
 import gc
 import hashlib
 import random
+import warnings
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -488,7 +489,10 @@ def simulate(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        trace, loop = run(main())
+        with warnings.catch_warnings():
+            # Coroutines of processes that lost power are never awaited: that is the point.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            trace, loop = run(main())
     except Exception as error:
         for line in list(made[0].story)[-60:] if made else ():
             error.add_note(line)

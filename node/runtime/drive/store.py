@@ -140,7 +140,9 @@ class Store:
             case verbs.ShardCheck():
                 if not self._owned(verb.data_id):
                     # Written by an upload that gave up, or on its way out: whole perhaps, and not stored.
-                    raise DriveError(DriveFault.NOT_FOUND, f"{verb.data_id.hex()} is not stored here")
+                    raise DriveError(
+                        DriveFault.NOT_FOUND, f"{verb.data_id.hex()} is not stored here"
+                    )
                 self.files.check(verb, finish)
             case verbs.IdentityRead():
                 self.files.run(self._identity.read, finish)
