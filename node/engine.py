@@ -39,7 +39,7 @@ from node.objects.proof import Proof
 from node.objects.put import Intake
 from node.objects.repair import Repairs
 from node.objects.service import Objects, Parts
-from node.objects.sets import CLIENTS, DRIVES_ONLINE, Cluster
+from node.objects.sets import CLIENTS, DRIVES_FILLING, DRIVES_ONLINE, VIEW, Cluster
 from node.objects.shards import ShardSources
 from node.objects.write import Writer
 from node.observe.log import get_logger
@@ -73,6 +73,7 @@ class Engine:
         member = Member(gate, self.locks)
         self.cluster = Cluster(topology, member, node.peers, node.membership, clock)
         self.cluster.own_drives = self._own_drives
+        self.cluster.own_filling = self._own_filling
         self.lock_service = LockService(
             self.locks.transport,
             clock,
@@ -252,12 +253,18 @@ class Engine:
         drives = self._node.gate.local_drives()
         return sum(1 << d.index for d in drives if d.state is DriveState.ONLINE)
 
+    def _own_filling(self) -> int:
+        drives = self._node.gate.local_drives()
+        return sum(1 << d.index for d in drives if d.usage is not None and d.usage.filling)
+
     def _clients_elsewhere(self) -> list[int]:
         membership = self._node.membership
         return [membership.state(peer).versions.get(CLIENTS, 0) for peer in membership.alive()]
 
     def _gauge(self) -> None:
         metrics = self._node.metrics
+        self._node.membership.publish(DRIVES_FILLING, self._own_filling())
+        self._node.membership.publish(VIEW, self.cluster.view_number)
         self._node.membership.publish(CLIENTS, self.clients.tick())
         self._node.membership.publish(DRIVES_ONLINE, self._own_drives())
         metrics.locks_held(self.locks.table.size)

@@ -148,6 +148,7 @@ CENSUS_PAUSE_S = 1.0
 CENSUS_FOLLOW_S = 0.5  # how often a command asks how far a census is
 CENSUS_PATIENCE_S = 60.0  # a command gives up on a census that makes no progress for so long
 FILL_AT_ONCE = 4  # keys brought to a replaced drive beside each other
+FILL_LACKING = 10_000  # keys that a replaced drive still lacks after a walk, tried again one by one
 FILL_TURN_S = 50.0
 FILL_PAUSE_S = 3.0
 

@@ -37,6 +37,7 @@ class ErasureSet:
     slots: tuple[Slot, ...]
     geometry: Geometry
     system_geometry: Geometry  # parity n // 2, for identity and bucket configuration
+    view: int = 0  # how often drives of the set were replaced: commits carry it
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -102,6 +103,7 @@ def build_topology(settings: Settings, cluster: Format) -> Topology:
                 slots=slots,
                 geometry=Geometry(k=n - cluster.parity, n=n),
                 system_geometry=Geometry(k=n - n // 2, n=n),
+                view=sum(cluster.pool.generations[index]),
             )
         )
     first_node = next(groupby(sets[0].slots, key=lambda slot: slot.node))[1]

@@ -82,6 +82,8 @@ DRIVE_OPERATIONS: dict[str, Policy] = {
     "Repair": _row(       3.0,  3.0,  0,  (),  _DQ,  0,  True),
     "Collect": _row(      3.0,  3.0,  0,  (),  _DQ,  0,  True),
     "BucketFence": _row(  3.0,  3.0,  0,  (),  _DQ,  0,  True),
+    "Adopt": _row(        3.0,  3.0,  0,  (),  64,   0,  True),
+    "Promise": _row(      3.0,  3.0,  0,  (),  _DQ,  0,  True),
     "Scan": _row(         3.0,  3.0,  0,  (),  1024, 0,  True),
     "Entries": _row(      3.0,  3.0,  0,  (),  1024, 0,  True),
     "Pending": _row(      3.0,  3.0,  0,  (),  1024, 0,  True),

@@ -19,6 +19,7 @@ from node.objects.lookup import Found, Lookup
 from node.objects.sets import Cluster, SetView, replies
 from node.objects.shards import ShardSources
 from node.objects.stage import Row, ShardWriters, Stripe
+from node.protocol import epoch as ep
 from node.protocol import verbs
 from node.protocol.record import Kind, Part, Record
 from node.protocol.register import Repaired
@@ -59,8 +60,10 @@ class Healer:
         record = found.record
         assert record is not None
         shards = self.inline_shards(found, slots)
+        number = self._cluster.views[found.view.index].number
         commits = {
-            slot: verbs.Commit(found.key, found.encoded, shards.get(slot, b"")) for slot in slots
+            slot: verbs.Commit(found.key, found.encoded, shards.get(slot, b""), number)
+            for slot in slots
         }
         answers = await self.ask(found.view, commits, deadline)
         unstaged = {
@@ -74,16 +77,30 @@ class Healer:
 
     # ---- repair ---------------------------------------------------------------------------------
     async def repair(
-        self, view: SetView, key: bytes, missed: Collection[int], *, deadline: float
+        self,
+        view: SetView,
+        key: bytes,
+        missed: Collection[int],
+        *,
+        adopted: Collection[int] | None = None,
+        deadline: float,
     ) -> Healed:
         """Brings the settled version of `key` to the slots of `missed` that lack it or its data.
 
-        A version that nobody holds any more needs nothing. QuorumLost, Undecided when it cannot be done now.
+        A version that nobody holds any more needs nothing. `adopted`: the drives at `missed` have lost their
+        registers, so they get the promises of these slots, too, W of which must have answered (the rules
+        for a replaced drive, node.objects.fill). QuorumLost, Undecided when it cannot be done now.
         """
         found = await self._lookup.find(view, key, inline=True, everywhere=True, deadline=deadline)
         record = found.record
         self._decide(found)
+        top = _promised(found, set(missed), adopted)
         if record is None:
+            if adopted is not None and top > ep.ZERO:
+                promise = verbs.Promise(key, top)
+                answers = await self.ask(view, dict.fromkeys(missed, promise), deadline)
+                kept = frozenset(s for s, a in answers.items() if isinstance(a, verbs.Done))
+                return Healed(kept, frozenset(missed) - kept)
             return Healed(frozenset(missed), frozenset())
         # A replaced drive does not answer for what it lacks, so its answer is no condition.
         there = {slot for m in self._cluster.reachable(view) for slot in m.slots}
@@ -94,7 +111,12 @@ class Healer:
             staged = await self._bring(found, wanted, set(found.holders) - wanted)
         else:
             staged = set(wanted)
-        repairs = {slot: verbs.Repair(key, found.encoded, shards.get(slot, b"")) for slot in staged}
+        repairs = {
+            slot: verbs.Repair(
+                key, found.encoded, shards.get(slot, b""), top, refill=adopted is not None
+            )
+            for slot in staged
+        }
         answers = await self.ask(view, repairs, deadline)
         whole: set[int] = set()
         below: set[int] = set()
@@ -264,3 +286,20 @@ class Healer:
             for slot, data in zip(asked[node], replies(answer), strict=False):
                 found[slot] = verbs.decode_reply(data)
         return found
+
+
+def _promised(found: Found, missed: set[int], adopted: Collection[int] | None) -> bytes:
+    """The highest top of the others, for a drive that has lost its own. So few answers: b"", or QuorumLost."""
+    view = found.view
+    others = set(range(view.n) if adopted is None else adopted) - missed
+    tops = [state.top for slot, state in found.answers.items() if slot in others]
+    if len(tops) >= promises_needed(view):
+        return max(tops)
+    if adopted is not None:
+        raise QuorumLost("too few drives answer to rebuild the promises of a replaced one")
+    return b""
+
+
+def promises_needed(view: SetView) -> int:
+    """How many others must answer for what a lost drive may have promised: W, or all there are."""
+    return min(max(view.geometry.write_quorum, view.system_geometry.write_quorum), view.n - 1)

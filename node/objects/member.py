@@ -96,7 +96,7 @@ class Member:
     ) -> asyncio.Future[T]:
         return self._gate.together(
             [
-                (drive, verbs.encode(verbs.Commit(ask.key, ask.record, shard)))
+                (drive, verbs.encode(verbs.Commit(ask.key, ask.record, shard, ask.view)))
                 for drive, shard in ask.drives
             ],
             made,

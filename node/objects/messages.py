@@ -30,6 +30,7 @@ class CommitAt(msgspec.Struct, array_like=True, frozen=True):
     key: bytes
     record: bytes
     drives: tuple[tuple[bytes, bytes], ...]
+    view: int = 0  # of the set, as the sender knows it now
 
 
 class Finish(msgspec.Struct, array_like=True, frozen=True):

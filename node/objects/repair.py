@@ -165,7 +165,8 @@ class Repairs:
 
     def _due(self, view: SetView, entry: verbs.PendingEntry) -> bool:
         alive = {member.node for member in self._cluster.reachable(view)}
-        missed = set(entry.missed)
+        # A drive that is being filled gets all it lacks by that; what it misses meanwhile waits for the end.
+        missed = set(entry.missed) - self._cluster.filling(view)
         if entry.decided and not any(view.node_of[slot] in alive for slot in missed):
             return False  # nobody is there to be repaired
         able = [
@@ -196,7 +197,10 @@ class Repairs:
             self.status.settled += 1
             self._observer.settled("forward" if forward else "back")
             return True
-        healed = await self._healer.repair(view, entry.key, entry.missed, deadline=deadline)
+        missed = set(entry.missed) - self._cluster.filling(view)
+        if not missed:
+            return False
+        healed = await self._healer.repair(view, entry.key, missed, deadline=deadline)
         if healed.below_floor:
             await self._recommit(view, entry.key, deadline)
         mended = tuple(sorted(healed.whole | healed.below_floor))

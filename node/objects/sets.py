@@ -24,6 +24,10 @@ from node.runtime.ports import Clock
 
 SYSTEM_BUCKET = ".holdfast.sys"
 DRIVES_ONLINE = "drives_online"  # in heartbeats: a mask of the node's drives, by index
+DRIVES_FILLING = (
+    "drives_filling"  # in heartbeats: likewise, those that were replaced and are being filled
+)
+VIEW = "view"  # in heartbeats: how often drives of the cluster were replaced, as the node knows
 CLIENTS = "clients"  # in heartbeats: client requests of the node in the last half second
 T = TypeVar("T")
 
@@ -35,6 +39,7 @@ class Members:
     node: str
     slots: tuple[int, ...]
     drives: tuple[bytes, ...]
+    set_index: int = 0
 
 
 class SetView:
@@ -42,6 +47,7 @@ class SetView:
 
     def __init__(self, erasure_set: ErasureSet) -> None:
         self.index = erasure_set.index
+        self.number = erasure_set.view
         self.geometry: Geometry = erasure_set.geometry
         self.system_geometry: Geometry = erasure_set.system_geometry
         self.slots = erasure_set.slots
@@ -54,6 +60,7 @@ class SetView:
                 name,
                 tuple(i for i, node in enumerate(self.node_of) if node == name),
                 tuple(slot.drive_id for slot in erasure_set.slots if slot.node == name),
+                erasure_set.index,
             )
             for name in names
         )
@@ -89,6 +96,7 @@ class Cluster:
         self.membership = membership
         self.clock = clock
         self.own_drives: Callable[[], int] = lambda: 0  # mask of this node's drives that serve
+        self.own_filling: Callable[[], int] = lambda: 0  # of those that are being filled
         self._tasks: set[asyncio.Future[Any]] = set()
 
     def update(self, topology: Topology) -> None:
@@ -126,12 +134,29 @@ class Cluster:
 
     def online(self, view: SetView) -> frozenset[int]:
         """Slots whose drive serves, as its node's heartbeats say."""
+        return self._masked(view, DRIVES_ONLINE, self.own_drives)
+
+    def filling(self, view: SetView) -> frozenset[int]:
+        """Slots whose drive was replaced and is being filled, as its node's heartbeats say."""
+        return self._masked(view, DRIVES_FILLING, self.own_filling)
+
+    @property
+    def view_number(self) -> int:
+        """How often drives were replaced, as this node knows it."""
+        return sum(view.number for view in self.views)
+
+    def views_agree(self) -> bool:
+        """Whether every living node has heard of every replacement that this one knows."""
+        states = map(self.membership.state, self.membership.alive())
+        return all(state.versions.get(VIEW, 0) >= self.view_number for state in states)
+
+    def _masked(self, view: SetView, name: str, own: Callable[[], int]) -> frozenset[int]:
         found: set[int] = set()
         for member in self.reachable(view):
             if member.node == self.me:
-                mask = self.own_drives()
+                mask = own()
             else:
-                mask = self.membership.state(member.node).versions.get(DRIVES_ONLINE, 0)
+                mask = self.membership.state(member.node).versions.get(name, 0)
             for slot in member.slots:
                 if mask >> view.slots[slot].drive & 1:
                     found.add(slot)
@@ -170,7 +195,7 @@ class Cluster:
         *,
         deadline: float,
     ) -> asyncio.Future[tuple[bytes, ...] | bytes]:
-        ask = messages.CommitAt(key, record, drives)
+        ask = messages.CommitAt(key, record, drives, self.views[member.set_index].number)
         if member.node == self.me:
             return self.member.commit(ask, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]

@@ -27,6 +27,7 @@ class DriveFault(enum.StrEnum):
     NOT_FOUND = "not_found"  # no such staged or shard file
     CONDEMNED = "condemned"  # an earlier sync failed; nothing is acknowledged until it is checked
     BAD_REQUEST = "bad_request"
+    OLD_VIEW = "old_view"  # the commit was sent before a drive of the set was replaced
     FILLING = "filling"  # a replaced drive that has not got this key back yet: it may have had it
 
 
@@ -46,11 +47,15 @@ class Fence(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Commit(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """sync -> Committed. `record` is encoded (node.protocol.record); data files it names are staged here."""
+    """sync -> Committed. `record` is encoded (node.protocol.record); data files it names are staged here.
+
+    `view`: how often drives of the set were replaced, as the sender knows; OLD_VIEW below what was adopted.
+    """
 
     key: bytes
     record: bytes
     shard: bytes = b""  # framed inline shard
+    view: int = 0
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -84,11 +89,17 @@ class Discard(msgspec.Struct, array_like=True, frozen=True, tag=5):
 
 
 class Repair(msgspec.Struct, array_like=True, frozen=True, tag=6):
-    """sync -> RepairDone. A decided version for a drive that missed it; its data files are staged here."""
+    """sync -> RepairDone. A decided version for a drive that missed it; its data files are staged here.
+
+    `top` rebuilds a register that the drive has lost (a rotten row, or with `refill` that of a replaced drive):
+    what it may have promised. Without them such a drive answers CORRUPT or FILLING. Others ignore both.
+    """
 
     key: bytes
     record: bytes
     shard: bytes = b""
+    top: bytes = b""
+    refill: bool = False
 
 
 class Collect(msgspec.Struct, array_like=True, frozen=True, tag=7):
@@ -103,6 +114,19 @@ class BucketFence(msgspec.Struct, array_like=True, frozen=True, tag=8):
 
     bucket: str
     generation: int
+
+
+class Adopt(msgspec.Struct, array_like=True, frozen=True, tag=15):
+    """sync -> Promised. Commits that carry an older view of the set are refused from now on."""
+
+    view: int
+
+
+class Promise(msgspec.Struct, array_like=True, frozen=True, tag=16):
+    """sync -> Done. Rebuilds the register of a key that nobody holds: what a lost drive may have promised."""
+
+    key: bytes
+    top: bytes
 
 
 # ---- scans -----------------------------------------------------------------------------------------
@@ -122,10 +146,14 @@ class Scan(msgspec.Struct, array_like=True, frozen=True, tag=10):
 
 
 class Entries(msgspec.Struct, array_like=True, frozen=True, tag=11):
-    """-> RawPage. All catalog keys after `after`, with the newest epochs: the census and the full walk."""
+    """-> RawPage. All catalog keys after `after`, with the newest epochs: the census and the full walk.
+
+    `tops`: keys that have a promise alone are listed as well, with kind 0 and an empty `newest`.
+    """
 
     after: bytes = b""
     limit: int = 1000
+    tops: bool = False
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, tag=12):
@@ -221,7 +249,12 @@ class FormatWrite(msgspec.Struct, array_like=True, frozen=True, tag=32):
 
 
 class Filled(msgspec.Struct, array_like=True, frozen=True, tag=33):
-    """sync -> Done. A replaced drive has everything that it missed: its silence about a key counts again."""
+    """sync -> Done. A replaced drive has everything that it missed: its silence about a key counts again.
+
+    `floor`: the highest floor of those it was rebuilt from.
+    """
+
+    floor: bytes = b""
 
 
 class IdentityRead(msgspec.Struct, array_like=True, frozen=True, tag=40):
@@ -236,7 +269,7 @@ class IdentityWrite(msgspec.Struct, array_like=True, frozen=True, tag=41):
 
 
 Verb = (
-    Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence
+    Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence | Adopt | Promise
     | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
     | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite
@@ -345,13 +378,20 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, tag=109):
     filling: bool = False  # a replaced drive that is not rebuilt yet
 
 
+class Promised(msgspec.Struct, array_like=True, frozen=True, tag=111):
+    """What a drive has promised beyond single keys: its floor, and (bucket, fenced generation) each."""
+
+    floor: bytes
+    generations: tuple[tuple[str, int], ...] = ()
+
+
 class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):
     data: bytes
 
 
 Reply = (
     Failed | Done | State | Committed | RepairDone | Page | RawPage | PendingPage
-    | Count | Usage | Blob
+    | Count | Usage | Blob | Promised
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

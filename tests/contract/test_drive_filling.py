@@ -38,10 +38,17 @@ async def test_a_replaced_drive_is_silent_about_what_it_lacks_until_it_is_filled
             verbs.Scan("bucket"),
         ):
             assert fault(await world.ask(verb)) == DriveFault.FILLING
-        repaired = await world.ask(verbs.Repair(HAD, record, b"shard"))
+        for half in (
+            verbs.Repair(HAD, record, b"shard"),
+            verbs.Repair(HAD, record, b"shard", top=later),  # not by the one that fills it
+        ):
+            assert fault(await world.ask(half)) == DriveFault.FILLING
+        whole = verbs.Repair(HAD, record, b"shard", top=later, refill=True)
+        repaired = await world.ask(whole)
         assert repaired == verbs.RepairDone(Repaired.ADDED)
         state = await world.ask(verbs.Read(HAD, True))
         assert isinstance(state, verbs.State) and state.entries[0].shard == b"shard"
+        assert state.top == later, "what the lost drive may have promised"
 
         await world.crash()  # what it lacks is not forgotten with the process
         usage = await world.ask(verbs.Check())
@@ -64,3 +71,42 @@ async def test_a_drive_of_a_new_cluster_has_missed_nothing(tmp_path: Path, writt
         assert isinstance(await world.ask(verbs.Read(NEW)), verbs.State)
         await world.crash()
         assert isinstance(await world.ask(verbs.Read(NEW)), verbs.State)
+
+
+async def test_promises_without_a_version_and_the_floor_come_back_too(tmp_path: Path) -> None:
+    async with drive_world(tmp_path, formatted=False) as world:
+        assert await world.ask(verbs.FormatWrite(FORMED), NO_DRIVE) == verbs.Done()
+        low, middle, high = new_epoch(1), new_epoch(5), new_epoch(9)
+        assert await world.ask(verbs.Promise(HAD, high)) == verbs.Done()
+        assert fault(await world.ask(verbs.Read(HAD))) == DriveFault.FILLING, "until it is filled"
+        assert await world.ask(verbs.Filled(middle)) == verbs.Done()
+        await world.crash()
+        for key, top in ((HAD, high), (NEW, middle)):
+            state = await world.ask(verbs.Read(key))
+            assert isinstance(state, verbs.State) and state.top == top and not state.entries
+            refused = await world.ask(verbs.Commit(key, object_record(new_epoch(2), low), b"s"))
+            assert refused == verbs.Committed(False, top)
+        page = await world.ask(verbs.Entries(tops=True))
+        assert isinstance(page, verbs.RawPage)
+        assert [(e.key, e.top, e.newest) for e in page.entries] == [(HAD, high, b"")]
+        page = await world.ask(verbs.Entries())
+        assert isinstance(page, verbs.RawPage) and not page.entries
+        assert await world.ask(verbs.Promise(NEW, high)) == verbs.Done()
+        state = await world.ask(verbs.Read(NEW))
+        assert isinstance(state, verbs.State) and state.top == middle, "it knows by itself now"
+
+
+async def test_commits_of_an_older_view_are_refused_for_good(tmp_path: Path) -> None:
+    async with drive_world(tmp_path) as world:
+        assert await world.ask(verbs.BucketFence("old", 7)) == verbs.Done()
+        adopted = await world.ask(verbs.Adopt(2))
+        assert adopted == verbs.Promised(ep.ZERO, (("old", 7),))
+        record = object_record(new_epoch(1))
+        await world.crash()
+        for view in (0, 1):
+            late = verbs.Commit(NEW, record, b"shard", view)
+            assert fault(await world.ask(late)) == DriveFault.OLD_VIEW
+        assert isinstance(await world.ask(verbs.Adopt(1)), verbs.Promised), "never falls"
+        assert fault(await world.ask(verbs.Commit(NEW, record, b"s", 1))) == DriveFault.OLD_VIEW
+        taken = await world.ask(verbs.Commit(NEW, record, b"shard", 2))
+        assert isinstance(taken, verbs.Committed) and taken.accepted

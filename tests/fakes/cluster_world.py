@@ -446,6 +446,7 @@ class ClusterWorld:
                     slots=slots,
                     geometry=Geometry(k=n - self.parity, n=n),
                     system_geometry=Geometry(k=n - n // 2, n=n),
+                    view=sum(self.disks[s.node][s.drive].replaced for s in slots),
                 )
             )
         first = sum(slot.node == sets[0].slots[0].node for slot in sets[0].slots)
@@ -596,6 +597,22 @@ class ClusterWorld:
                         other.life, lambda o=other, s=status: o.membership.verdict(name, s)
                     )
         await self._until(lambda: not node.engine.locks.table.recovering)
+
+    async def replace(self, number: int, drive: int) -> Disk:
+        """A node without power gets an empty drive, starts, and every node hears of it."""
+        name = self.names[number - 1]
+        assert not self.nodes[name].life.alive
+        self.rng = getattr(self, "rng", SeededRng(self.seed + 77))
+        fresh = self.disks[name][drive] = Disk(self.rng.bytes(16), replaced=True)
+        await self.power_on(number)
+        for node in self.up():
+            self._in_life(node.life, lambda n=node: n.engine.adopt(self.topology(n.name), ()))
+            self._in_life(node.life, node.engine._gauge)
+        await asyncio.sleep(BEAT_S + 3.5)  # heard by all, and checked once
+        for node in self.up():
+            self._in_life(node.life, node.engine._gauge)
+        await asyncio.sleep(BEAT_S)
+        return fresh
 
     async def notice(self) -> None:
         """Until every verdict on a cut is in."""

@@ -112,8 +112,10 @@ class MemoryCursor:
 class Disk:
     """What outlives a process: the rows, the shard files, and how sick the drive is."""
 
-    def __init__(self, drive_id: bytes) -> None:
+    def __init__(self, drive_id: bytes, *, replaced: bool = False) -> None:
+        """`replaced`: it joins a formed cluster in the place of a lost one."""
         self.drive_id = drive_id
+        self.replaced = replaced
         self.engine = MemoryEngine()
         self.files: dict[bytes, bytearray] = {}
         self.identity = b""
@@ -138,7 +140,12 @@ class MemoryDrive:
     def __init__(self, disk: Disk, arena: memoryview, wall: Callable[[], float]) -> None:
         self.disk = disk
         self.running = False
-        self.catalog = Catalog(disk.engine, disk.drive_id, wall)  # type: ignore[arg-type]
+        self.catalog = Catalog(
+            disk.engine,  # type: ignore[arg-type]
+            disk.drive_id,
+            wall,
+            new_cluster=not disk.replaced,
+        )
         self._arena = arena
         keys, scans = Keys(self.catalog, disk), Scans(self.catalog)  # type: ignore[arg-type]
         self._small: dict[type, Callable[[Any], tuple[verbs.Reply, bool]]] = {
@@ -150,6 +157,9 @@ class MemoryDrive:
             verbs.Repair: keys.repair,
             verbs.Collect: keys.collect,
             verbs.BucketFence: keys.bucket_fence,
+            verbs.Adopt: keys.adopt,
+            verbs.Promise: keys.promise,
+            verbs.Filled: keys.filled,
             verbs.Repaired: keys.repaired,
             verbs.Enqueue: keys.enqueue,
             verbs.Scan: scans.scan,
@@ -317,7 +327,7 @@ class MemoryDrive:
                     self.disk.identity = verb.data
                     self._identity_version = verb.version
             case verbs.Check():
-                return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001)
+                return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001, self.catalog.filling)
             case _:
                 raise DriveError(DriveFault.BAD_REQUEST, "not for a formatted drive")
         return verbs.Done()

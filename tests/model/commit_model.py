@@ -10,7 +10,8 @@ What is abstracted, and why nothing is lost for safety:
   * a crash, a freeze or a lost message is "this step never happens": every prefix of a run is explored and checked,
     and commit / decided / discard / repair messages stay deliverable for ever (late messages);
   * a drive that is dark is a drive that does not answer: every reader may act on any R or more answers. Coming back
-    without what was not synced is `blink` (decided flags of one drive vanish). `wipe` is an empty replacement drive;
+    without what was not synced is `blink` (decided flags of one drive vanish). `wipe` is an empty replacement drive:
+    what was sent to the old one is gone, what is sent from then on may arrive at any time, also after a `rebuild`;
   * an acknowledgement is sent the moment W "yes" are in, an operation begins with its first drive access: the tightest
     real-time order. The monitor is an exact linearizability check (set of possible abstract states), unknown to epochs.
 Drives are interchangeable: a state is a sorted tuple of per-drive columns (symmetry reduction by n!).
@@ -40,8 +41,14 @@ FIXED = {
     "forward_checked": 1,  # completing forward obeys the base check
     "strict_retry": 1,  # retry under a new epoch only after more than n-W refusals (0: after one)
     "unique_epoch": 1,  # tie-break unique per attempt (0: by node id; all coordinators here on one node)
-    "wiped_unknown": 1,
-}  # an empty replacement drive counts as "may have it" (0: it answers "without it")
+    "wiped_unknown": 1,  # an empty replacement drive counts as "may have it" (0: it answers "without it")
+    # Argued, and kept though no run misses them: whoever is proved dead was refused by more than n-W drives, so one
+    # of any W others; such a run needs n=5, too wide for a search that ends.
+    "rebuild_top": 1,  # a rebuilt drive promises the highest top of those who answered (0: the version's epoch)
+    "rebuild_quorum": 1,  # W others must have answered a rebuild (0: R)
+    "rebuild_view": 1,  # who answers a rebuild refuses commits that were sent before the replacement (0: takes them)
+    "rebuild_asked": 1,  # the rebuilder's answers are younger than the replacement (0: they may be older)
+}
 AS_WRITTEN = dict(
     FIXED,
     fence=0,
@@ -55,12 +62,8 @@ AS_WRITTEN = dict(
 )
 
 INIT = 16  # epoch of the version every run may start with: number 1, attempt 0
-FLY, YES, NO, FORCE = (
-    1,
-    2,
-    4,
-    8,
-)  # commit of an attempt at a drive: in flight, answered yes / no, forced
+# Commit of an attempt at a drive: in flight, answered yes / no, forced, in flight since before a replacement.
+FLY, YES, NO, FORCE, OLD = 1, 2, 4, 8, 16
 
 
 class Violation(Exception):
@@ -125,10 +128,11 @@ class Monitor:
 # ---------------------------------------------------------------- the model
 # state  = (cols, procs, atts, dec, dead, budget, mon)
 # col    = (top, gfl, recs, att, snaps)   recs: ascending tuple of epoch*2 + decided;  top = -1: wiped drive
-# procs  = per operation (phase, attempt, E): 0 idle, 1 reading, 2 commit sent, 3 over, 4 reading with fence at E
+# procs  = per operation (phase, attempt, E): 0 idle, 1 reading, 2 commit sent, 3 over, 4 reading with fence at E,
+#          5 rebuild sent: E is the version, `attempt` holds the top and the floor that go with it
 # atts   = per attempt (epoch, base, value); epoch = number*16 + attempt index (1..)
 # dec / dead = epochs that somebody knows to be decided / proved dead: those messages may arrive at any time
-# budget = (blinks, wipes, tombstones that all drives had)
+# budget = (blinks, wipes, tombstones that all drives had, attempts made before a replacement)
 class Model:
     def __init__(
         self,
@@ -151,7 +155,7 @@ class Model:
         self.att_op = [None]
         self.first = {}
         for p, kind in enumerate(ops):
-            if kind not in ("read", "settle"):
+            if kind not in ("read", "settle", "rebuild"):
                 self.first[p] = len(self.att_op)
                 self.att_op += [p] * (1 if kind == "carry" else attempts)
         assert len(self.att_op) <= 16
@@ -167,7 +171,7 @@ class Model:
                 ((INIT, 0, 1),) + ((0, 0, 0),) * (na - 1),
                 (INIT,) if have else (),
                 (),
-                (blinks, wipes, ()),
+                (blinks, wipes, (), ()),
                 self.mon.start,
             )
         )
@@ -355,12 +359,14 @@ class Model:
         for p, kind in enumerate(self.ops):
             ph, a, E = procs[p]
             plain = kind in ("put", "del")
+            if ph == 0 and kind == "rebuild" and F.rebuild_asked and all(c[0] >= 0 for c in cols):
+                continue  # nothing to rebuild yet
             if ph in (0, 1, 4):
                 seen = [c[4][p] for c in cols if c[4][p]]
                 if not (plain and len(seen) >= self.r):
                     m2 = (
                         self.mon.invoke(mon, p)
-                        if ph == 0 and kind not in ("settle", "carry")
+                        if ph == 0 and kind not in ("settle", "carry", "rebuild")
                         else mon
                     )
                     for i in distinct:
@@ -369,13 +375,16 @@ class Model:
                             continue
                         t2 = max(top, E) if ph == 4 else top
                         snap = (t2,) if plain else (t2, recs, gfl)
+                        if kind == "rebuild" and F.rebuild_view:
+                            att = tuple(x & ~OLD for x in att)
                         put(
                             (self.name(p), "fences" if ph == 4 else "reads", i, snap),
-                            col(i, top=t2, snaps=(*snaps[:p], snap, *snaps[p + 1 :])),
+                            col(i, top=t2, att=att, snaps=(*snaps[:p], snap, *snaps[p + 1 :])),
                             setp(p, (ph or 1, a, E)),
                             mon=m2,
                         )
-                if len(seen) < self.r:
+                need = self.w if kind == "rebuild" and F.rebuild_quorum else self.r
+                if len(seen) < need:
                     continue
                 bare = clear(cols, p)
                 if plain:
@@ -393,7 +402,18 @@ class Model:
                     val = self.value(e, atts)
                     dead2 = tuple(sorted(set(dead) | set(nd)))
                     dec2 = tuple(sorted(set(dec) | {e})) if held >= w else dec
-                    if kind in ("settle", "carry"):
+                    if kind == "rebuild":
+                        if not (val and held < self.k):
+                            top = max(e, *(t for t, _, _ in seen)) if F.rebuild_top else e
+                            gfl = max(g for _, _, g in seen)
+                            put(
+                                (self.name(p), "rebuilds", e, "top", top),
+                                bare,
+                                setp(p, (5, (top, gfl), e)),
+                                dec=dec2,
+                                dead=dead2,
+                            )
+                    elif kind in ("settle", "carry"):
                         put(
                             (self.name(p), "settles on", e, "dead", nd),
                             bare,
@@ -456,6 +476,15 @@ class Model:
                         kind == "carry" and ph == 4 and top == E and held >= self.k
                     ):  # same value, new epoch
                         self.commit(put, p, a, top, bare, procs, atts, self.value(e, atts))
+            elif ph == 5:
+                for i in distinct:
+                    if cols[i][0] < 0:
+                        (top, gfl), recs = a, (E * 2 + 1,) if E else ()
+                        put(
+                            (self.name(p), "has rebuilt", E, "top", top, i),
+                            col(i, top=top, gfl=gfl, recs=recs),
+                            setp(p, (3, 0, 0)),
+                        )
             elif ph == 2:  # refused by so many that it cannot have W: read again, new epoch
                 b = self.first[p] + a
                 no = sum(1 for c in cols if c[3][b] & NO)
@@ -471,32 +500,9 @@ class Model:
             if top < 0:
                 continue
             for b in range(len(att)):
-                if not att[b] & FLY:
-                    continue
-                e, base, _ = atts[b]
-                t2, r2, ans = self.accept(top, recs, e, base, att[b] & FORCE)
-                p = self.att_op[b]
-                live = b > 0 and procs[p][0] == 2 and self.first[p] + procs[p][1] == b
-                cs = col(i, top=t2, recs=r2, att=(*att[:b], ans if live else 0, *att[b + 1 :]))
-                lab = (
-                    "commit",
-                    self.name(p) if b else "init",
-                    e,
-                    "base",
-                    base,
-                    "yes" if ans == YES else "NO",
-                    i,
-                )
-                if live and sum(1 for c in cs if c[3][b] & YES) >= w:
-                    put(
-                        (*lab, "ACK"),
-                        self.forget(cs, b),
-                        setp(p, (3, 0, 0)),
-                        dec=tuple(sorted(set(dec) | {e})),
-                        mon=mon if self.ops[p] == "carry" else self.mon.respond(mon, p, "ok"),
-                    )
-                elif live or (t2, r2) != (top, recs):
-                    put(lab, cs)
+                for way in (FLY, OLD):
+                    if att[b] & way:
+                        self.deliver(put, col, s, i, b, way)
             for e in dec:
                 if e * 2 in recs:
                     put(("decided", e, i), col(i, recs=self.decide(recs, e)))
@@ -530,11 +536,19 @@ class Model:
                     budget=(budget[0] - 1, *budget[1:]),
                 )
             if budget[1] and recs:
-                new = (-1 if F.wiped_unknown else 0, 0, (), tuple(x & ~FLY for x in att), snaps)
+                gone = tuple(x & ~(FLY | OLD) for x in att)
+                new = (-1 if F.wiped_unknown else 0, 0, (), gone, snaps)
+                others, old = cols, budget[3]
+                if "rebuild" in self.ops:  # what is in flight now carries the older view
+                    old = tuple(b for b in range(len(atts)) if atts[b][0])
+                    others = tuple(
+                        (*c[:3], tuple(x & ~FLY | OLD if x & FLY else x for x in c[3]), *c[4:])
+                        for c in cols
+                    )
                 put(
                     ("wipe", i),
-                    (*cols[:i], new, *cols[i + 1 :]),
-                    budget=(budget[0], budget[1] - 1, budget[2]),
+                    (*others[:i], new, *others[i + 1 :]),
+                    budget=(budget[0], budget[1] - 1, budget[2], old),
                 )
             if self.gc:
                 for e in budget[2]:
@@ -561,15 +575,51 @@ class Model:
                 ):
                     put(
                         ("all drives have tombstone", e),
-                        budget=(*budget[:2], tuple(sorted(set(budget[2]) | {e}))),
+                        budget=(*budget[:2], tuple(sorted(set(budget[2]) | {e})), budget[3]),
                     )
         return out
+
+    def deliver(self, put, col, s, i, b, way):
+        """The commit of attempt b comes to drive i; `way`: FLY, or OLD for one sent before a replacement."""
+        cols, procs, atts, dec, _dead, budget, mon = s
+        top, _, recs, att, _ = cols[i]
+        e, base, _ = atts[b]
+        t2, r2, ans = self.accept(top, recs, e, base, att[b] & FORCE)
+        p = self.att_op[b]
+        live = b > 0 and procs[p][0] == 2 and self.first[p] + procs[p][1] == b
+        if way == FLY and b in budget[3]:  # from a settler: nothing that the writer hears of
+            live, left = False, att[b] & ~(FLY | FORCE)
+        else:
+            left = ans if live else 0
+        cs = col(i, top=t2, recs=r2, att=(*att[:b], left, *att[b + 1 :]))
+        lab = (
+            "commit",
+            self.name(p) if b else "init",
+            e,
+            "base",
+            base,
+            "yes" if ans == YES else "NO",
+            i,
+        )
+        if live and sum(1 for c in cs if c[3][b] & YES) >= self.w:
+            put(
+                (*lab, "ACK"),
+                self.forget(cs, b),
+                (*procs[:p], (3, 0, 0), *procs[p + 1 :]),
+                dec=tuple(sorted(set(dec) | {e})),
+                mon=mon if self.ops[p] == "carry" else self.mon.respond(mon, p, "ok"),
+            )
+        elif live or (t2, r2) != (top, recs):
+            put(lab, cs)
 
     def commit(self, put, p, a, base, cols, procs, atts, value, **kw):
         b = self.first[p] + a
         e = ((base >> 4) + 1) * 16 + b
         cols = tuple(
-            (*c[:3], (*c[3][:b], FLY, *c[3][b + 1 :]), *c[4:]) if c[0] >= 0 else c for c in cols
+            (*c[:3], (*c[3][:b], FLY, *c[3][b + 1 :]), *c[4:])
+            if c[0] >= 0 or "rebuild" in self.ops
+            else c
+            for c in cols
         )
         put(
             (self.name(p), "commits", e, "base", base),
@@ -740,6 +790,20 @@ def suite():
             ("2 put, read", ("put", "put", "read"), {}),
             ("put, if-match, settle", ("put", "cmatch", "settle"), {}),
             ("put, wipe, settle", ("put", "settle"), {"wipes": 1}),
+            ("put, wipe, rebuild", ("put", "rebuild"), {"wipes": 1}),
+            ("put, settle, wipe, rebuild", ("put", "settle", "rebuild"), {"wipes": 1}),
+            ("if-match, settle, wipe, rebuild", ("cmatch", "settle", "rebuild"), {"wipes": 1}),
+            ("2 if-match, wipe, rebuild", ("cmatch", "cmatch", "rebuild"), {"wipes": 1}),
+            (
+                "2 if-none-match, wipe, rebuild",
+                ("cnone", "cnone", "rebuild"),
+                {"init": "absent", "wipes": 1},
+            ),
+            (
+                "put, delete, gc, repair, wipe, rebuild",
+                ("put", "del", "rebuild"),
+                {"gc": 1, "repair": 1, "wipes": 1},
+            ),
         ):
             jobs.append((f"n=3 k={k} W=2 {name}", dict(g, ops=ops, **kw), False, BIG))
     for name, ops, kw in (
@@ -750,6 +814,8 @@ def suite():
         ("if-match, delete, gc", ("cmatch", "del"), {"gc": 1}),
         ("2 put, read", ("put", "put", "read"), {}),
         ("put, read, old on W only, repair", ("put", "read"), {"init": "w", "repair": 1}),
+        ("put, wipe, rebuild", ("put", "rebuild"), {"wipes": 1}),
+        ("if-match, settle, wipe, rebuild", ("cmatch", "settle", "rebuild"), {"wipes": 1}),
     ):
         jobs.append((f"n=4 k=2 W=3 {name}", dict(S4, ops=ops, **kw), False, BIG))
     for w in (3, 4):
@@ -881,6 +947,14 @@ def suite():
         ("put", "settle"),
         rules=off(wiped_unknown=0),
         wipes=1,
+    )
+    broken("rebuilt without a new view", ("put", "rebuild"), rules=off(rebuild_view=0), wipes=1)
+    broken(
+        "rebuilt from answers older than the replacement",
+        ("put", "settle", "settle", "rebuild"),
+        rules=off(rebuild_asked=0),
+        wipes=1,
+        blinks=0,
     )
     broken("carry to a new epoch while a rival may have W", ("cmatch", "cmatch", "carry"), blinks=0)
     broken("carry to a new epoch while writers retry", ("cmatch", "carry"), attempts=2)

@@ -321,10 +321,14 @@ def test_a_rotten_row_is_never_ignored_and_a_repair_rebuilds_it(
     walk = served.ask(verbs.Entries())
     assert isinstance(walk, verbs.RawPage)
     assert [(e.key, e.kind, e.newest) for e in walk.entries] == [(KEY, 0, b"")]
-    repaired = served.ask(verbs.Repair(KEY, commit(KEY, 2).record))
+    refused = served.ask(verbs.Repair(KEY, commit(KEY, 2).record))
+    assert isinstance(refused, verbs.Failed) and refused.fault == DriveFault.CORRUPT
+    # What the row had promised is gone with it: the others' promises come along.
+    repaired = served.ask(verbs.Repair(KEY, commit(KEY, 2).record, top=epoch(9)))
     assert isinstance(repaired, verbs.RepairDone)
     state = served.ask(verbs.Read(KEY))
     assert isinstance(state, verbs.State) and [e.epoch for e in state.entries] == [epoch(2)]
+    assert state.top == epoch(9)
     pending = served.ask(verbs.Pending())
     assert isinstance(pending, verbs.PendingPage) and pending.depth_undecided == 0
     served.close()

@@ -43,6 +43,7 @@ class Catalog:
         self.generations: dict[bytes, int] = {}
         self.staged: dict[bytes, rows.StagedRow] = {}
         self.floor = ep.ZERO
+        self.view = 0
         self.unlinks: list[bytes] = []  # files that go once the batch is durable
         self.durable = 0
         self.written = 0
@@ -85,6 +86,9 @@ class Catalog:
         floor = self.get(rows.ROW_FLOOR)
         if floor is not None:
             self.floor = rows.unseal(rows.ROW_FLOOR, floor)
+        view = self.get(rows.ROW_VIEW)
+        if view is not None:
+            self.view = rows.decode_generation(rows.ROW_VIEW, view)
         for row, value in self._all(rows.UNDECIDED):
             key, epoch = rows.split_undecided(row)
             self.undecided.setdefault(key, {})[epoch] = rows.decode_since(row, value)
@@ -174,6 +178,12 @@ class Catalog:
             Entry(e.epoch, e.epoch not in undecided, (e.record, e.shard)) for e in data.entries
         )
         return Register(data.top, entries), {e.epoch: e.base for e in data.entries}
+
+    def raise_floor(self, floor: bytes) -> None:
+        if floor > self.floor:
+            self.floor = floor
+            self.put(rows.ROW_FLOOR, rows.seal(rows.ROW_FLOOR, floor))
+            self.mark(rows.ROW_FLOOR)
 
     def store(self, key: bytes, register: Register, bases: dict[bytes, bytes]) -> None:
         row = rows.REGISTER + key

@@ -62,13 +62,48 @@ class Keys:
             raise DriveError(DriveFault.FILLING, "this drive was replaced and is being rebuilt")
         return register, bases
 
-    def filled(self, _verb: verbs.Filled) -> Answer:
+    def filled(self, verb: verbs.Filled) -> Answer:
         catalog = self._catalog
         if catalog.filling:
+            catalog.raise_floor(verb.floor)
             catalog.delete(rows.ROW_FILLING)
             catalog.filling = False
             return verbs.Done(), True
         return verbs.Done(), catalog.anything_unsynced()
+
+    def adopt(self, verb: verbs.Adopt) -> Answer:
+        catalog = self._catalog
+        if verb.view > catalog.view:
+            catalog.view = verb.view
+            catalog.put(rows.ROW_VIEW, rows.encode_generation(rows.ROW_VIEW, verb.view))
+            catalog.mark(rows.ROW_VIEW)
+        found = ((name.decode(), number) for name, number in catalog.generations.items())
+        return verbs.Promised(catalog.floor, tuple(found)), catalog.anything_unsynced()
+
+    def promise(self, verb: verbs.Promise) -> Answer:
+        """Only of a register that this drive has lost; others know themselves what they promised."""
+        catalog, key = self._catalog, _key(verb.key)
+        register, bases, lost = self._perhaps_lost(key)
+        if lost and verb.top > register.top:
+            self._forget_lost(key)
+            catalog.store(key, Register(verb.top), bases)
+            catalog.mark(rows.REGISTER + key)
+        return verbs.Done(), catalog.unsynced(rows.REGISTER + key)
+
+    def _perhaps_lost(self, key: bytes) -> tuple[Register, dict[bytes, bytes], bool]:
+        """A key's register, and whether this drive may have had another one that is gone."""
+        try:
+            register, bases = self._catalog.load(key)
+        except DriveError as error:
+            if error.fault is not DriveFault.CORRUPT:
+                raise
+            return Register(), {}, True
+        return register, bases, self._catalog.filling and not register.entries
+
+    def _forget_lost(self, key: bytes) -> None:
+        """Undecided entries of a row that rotted."""
+        for epoch in tuple(self._catalog.undecided.get(key, ())):
+            self._catalog.drop_undecided(key, epoch)
 
     def _state(
         self, key: bytes, register: Register, bases: dict[bytes, bytes], *, inline: bool
@@ -98,6 +133,10 @@ class Keys:
         catalog, key = self._catalog, _key(verb.key)
         record = _record(verb.record)
         register, bases = self._known(key)
+        if verb.view < catalog.view:
+            raise DriveError(
+                DriveFault.OLD_VIEW, "a drive of the set was replaced since this commit was sent"
+            )
         if register.find(record.epoch) is not None:
             return verbs.Committed(True, register.top), self._waits(key, register)
         bucket = key.partition(b"\0")[0]
@@ -123,14 +162,12 @@ class Keys:
     def repair(self, verb: verbs.Repair) -> Answer:
         catalog, key = self._catalog, _key(verb.key)
         record = _record(verb.record)
-        rotten = False
-        try:
-            register, bases = catalog.load(key)
-        except DriveError as error:
-            if error.fault is not DriveFault.CORRUPT:
-                raise
-            # A rotten row is a key this drive has lost, as a replaced drive has: repair rebuilds it.
-            register, bases, rotten = Register(), {}, True
+        # A rotten row is a key this drive has lost, as a replaced drive has: repair rebuilds both.
+        register, bases, lost = self._perhaps_lost(key)
+        if lost:
+            if not verb.top or (catalog.filling and not verb.refill):
+                self._known(key)  # says why not
+            register = reg.fence(register, verb.top)
         known = register.find(record.epoch)
         field = _shard_field(verb.shard)
         if not verb.shard and known is not None:
@@ -145,9 +182,8 @@ class Keys:
             gone = (*gone, known)  # its references are counted anew, with those of the record
         plan = catalog.plan_references(record, gone)
         bases[record.epoch] = record.base
-        if rotten:
-            for lost in tuple(catalog.undecided.get(key, ())):
-                catalog.drop_undecided(key, lost)
+        if lost:
+            self._forget_lost(key)
         self._forget(key, gone, keep=record.epoch)
         catalog.store(key, after, bases)
         catalog.drop_undecided(key, record.epoch)
@@ -211,10 +247,7 @@ class Keys:
         if after is None:
             catalog.delete(rows.REGISTER + key)
             catalog.mark(rows.REGISTER + key)
-            if floor != catalog.floor:
-                catalog.floor = floor
-                catalog.put(rows.ROW_FLOOR, rows.seal(rows.ROW_FLOOR, floor))
-                catalog.mark(rows.ROW_FLOOR)
+            catalog.raise_floor(floor)
         return verbs.Done(), self._waits(key, Register())
 
     def bucket_fence(self, verb: verbs.BucketFence) -> Answer:

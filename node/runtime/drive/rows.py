@@ -31,6 +31,7 @@ ROW_FORMAT = META + b"format"
 ROW_FLOOR = META + b"floor"
 ROW_CLEAN = META + b"clean"
 ROW_FILLING = META + b"filling"  # a replaced drive until it is rebuilt
+ROW_VIEW = META + b"view"  # the newest view of the set that was adopted
 ROW_DRIVE = META + b"drive"
 
 SHARD_NONE = b""

@@ -78,19 +78,19 @@ class Scans:
             if len(found) >= limit or named > _MAX_PAGE_DATA:
                 more = True
                 break
-            entry = self._raw(*item)
+            entry = self._raw(*item, tops=verb.tops)
             if entry is not None:
                 found.append(entry)
                 named += len(entry.data)
             cursor.next()
         return verbs.RawPage(tuple(found), catalog.floor, more), catalog.anything_unsynced()
 
-    def _raw(self, row: bytes, value: bytes) -> verbs.RawEntry | None:
+    def _raw(self, row: bytes, value: bytes, *, tops: bool) -> verbs.RawEntry | None:
         key = row[1:]
         try:
             register = rows.decode_register(row, value)
             if not register.entries:
-                return None
+                return verbs.RawEntry(key, register.top, b"", False, 0, False) if tops else None
             newest = register.entries[-1]
             record = rec.decode(newest.record)
         except (DriveError, rec.RecordError):

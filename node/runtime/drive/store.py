@@ -105,6 +105,8 @@ class Store:
             verbs.Repair: keys.repair,
             verbs.Collect: keys.collect,
             verbs.BucketFence: keys.bucket_fence,
+            verbs.Adopt: keys.adopt,
+            verbs.Promise: keys.promise,
             verbs.Repaired: keys.repaired,
             verbs.Enqueue: keys.enqueue,
             verbs.Scan: scans.scan,
