@@ -11,7 +11,7 @@ import pytest
 
 from .world import S3_PORT, LoopbackWorld
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 # A node that echoes, and that keeps a connection to the next node's S3 port alive: whatever that
 # one's kernel says when a node dies is printed.
@@ -60,7 +60,7 @@ def world() -> Iterator[LoopbackWorld]:
 
 
 def wait_for(world: LoopbackWorld, node: int, text: str, count: int = 1) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 40
     while world.log_path(node).read_text().count(text) < count:
         assert time.monotonic() < end, world.log_path(node).read_text()
         time.sleep(0.01)
