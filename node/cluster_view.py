@@ -126,13 +126,13 @@ class ClusterView:
         engine = node.engine
         if engine is None:
             return NodeFacts(drives)
-        status = engine.repairs.status
+        status, settling = engine.repairs.status, engine.settler.status
         now = node.clock.monotonic()
         return NodeFacts(
             drives,
             status.queue,
             status.oldest_s,
-            status.undecided,
+            settling.undecided,
             status.repaired,
             engine.pause.paused,
             tuple(
@@ -140,6 +140,7 @@ class ClusterView:
                 for walk in engine.filler.walks.values()
             ),
             repair_facts.census_facts(engine.census, now),
+            settling.oldest_s,
         )
 
     def filling(self) -> bool:
@@ -291,7 +292,7 @@ class ClusterView:
             queue=queue,
             oldest_s=max(f.oldest_s for f in every) if queue else 0.0,
             undecided=max(f.undecided for f in every),
-            undecided_oldest_s=max((f.oldest_s for f in every if f.undecided), default=0.0),
+            undecided_oldest_s=max(f.undecided_oldest_s for f in every),
             repaired=repaired,
             rate_per_s=rate,
             eta_s=queue / rate if queue and rate > 0 else None,

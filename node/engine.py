@@ -17,15 +17,18 @@ from node.jobs.runner import Job, Runner
 from node.limits import (
     CENSUS_PAUSE_S,
     CENSUS_TURN_S,
+    COLLECT_INTERVAL_S,
     FILL_PAUSE_S,
     FORMING_REPORT_S,
     PAUSE_READ_S,
     PAUSE_REFRESH_S,
     PEER_FACTS_S,
     REPAIR_INTERVAL_S,
+    SETTLE_INTERVAL_S,
 )
 from node.objects.buckets import Buckets
 from node.objects.census import CensusTaker
+from node.objects.collect import Collector
 from node.objects.documents import Documents
 from node.objects.fill import Filler
 from node.objects.heal import Healer
@@ -40,6 +43,7 @@ from node.objects.put import Intake
 from node.objects.repair import Repairs
 from node.objects.service import Objects, Parts
 from node.objects.sets import CLIENTS, DRIVES_FILLING, DRIVES_ONLINE, VIEW, Cluster
+from node.objects.settle import Settler
 from node.objects.shards import ShardSources
 from node.objects.write import Writer
 from node.observe.log import get_logger
@@ -100,6 +104,13 @@ class Engine:
         intake = Intake(self.cluster, gate, arena, node.cpu, node.rng)
         lister = Lister(self.cluster, self.lookup)
         self.documents = Documents(self.cluster, self.lookup, self.writer, node.rng)
+        buckets = Buckets(
+            self.cluster,
+            self.documents,
+            node.settings.region,
+            node.guard,
+            node.metrics,
+        )
         self.objects = Objects(
             Parts(
                 cluster=self.cluster,
@@ -108,13 +119,7 @@ class Engine:
                 intake=intake,
                 sources=sources,
                 lister=lister,
-                buckets=Buckets(
-                    self.cluster,
-                    self.documents,
-                    node.settings.region,
-                    node.guard,
-                    node.metrics,
-                ),
+                buckets=buckets,
                 multipart=Multipart(
                     self.cluster, self.lookup, self.writer, intake, lister, node.rng
                 ),
@@ -129,6 +134,7 @@ class Engine:
             gate,
             self.healer,
             self.writer,
+            buckets,
             node.metrics,
             get_logger("holdfast.repair"),
             self.pause,
@@ -145,6 +151,10 @@ class Engine:
             node.view.filling,
             node.metrics,
             get_logger("holdfast.repair"),
+        )
+        self.settler = Settler(self.cluster, gate, self.healer, node.metrics)
+        self.collector = Collector(
+            self.cluster, gate, self.healer, node.metrics, lambda: self.repairs.status.queue > 0
         )
         self.storage = StorageHandlers(member, self.locks, gate, arena, clock)
         self.handlers: dict[Method, Any] = {
@@ -190,6 +200,12 @@ class Engine:
                 await pause(node.clock.monotonic() + PAUSE_READ_S)
             await self.repairs.round()
 
+        async def settle(_deadline: float) -> None:
+            await self.settler.round()
+
+        async def collect(_deadline: float) -> None:
+            await self.collector.turn()
+
         async def pause(deadline: float) -> None:
             await self.pause.refresh(deadline=deadline)
 
@@ -210,6 +226,8 @@ class Engine:
         self.runner.start(Job(name="census", pause_s=CENSUS_PAUSE_S, work=census))
         self.runner.start(Job(name="fill", pause_s=FILL_PAUSE_S, work=fill))
         self.runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
+        self.runner.start(Job(name="settle", pause_s=SETTLE_INTERVAL_S, work=settle))
+        self.runner.start(Job(name="collect", pause_s=COLLECT_INTERVAL_S, work=collect))
         self.runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
         self.runner.start(Job(name="peer_facts", pause_s=PEER_FACTS_S, work=node.view.poll))
         self.runner.start(Job(name="gauges", pause_s=0.5, work=gauge))

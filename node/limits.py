@@ -136,7 +136,18 @@ PAUSE_REFRESH_S = 30.0  # how often a node reads whether repair is paused
 PAUSE_READ_S = 5.0
 REPAIR_DEADLINE_S = 60.0
 SETTLE_AFTER_S = 5.0  # an undecided write is its coordinator's business for so long
+SETTLE_INTERVAL_S = 4.0
+SETTLE_DEADLINE_S = 10.0  # of one key
 SETTLE_TURN_S = 10.0  # what each node in line gets before the next one tries
+COLLECT_AFTER_S = 300.0  # a tombstone is younger than this: nobody looks at it
+COLLECT_STRAY_S = (
+    3600.0  # one so old is anybody's, whosever turn it was: some drives have let it go, say
+)
+COLLECT_SETTLE_S = 60.0  # from when all drives were seen to have it until it goes
+COLLECT_INTERVAL_S = 30.0
+COLLECT_PAGE = 256  # tombstones of a set that a node lets go in one turn
+COLLECT_WAITING = 4096  # that were seen everywhere and have not gone yet
+COLLECT_PATIENCE_S = 3600.0  # how long the repair queue may keep them waiting
 CENSUS_PAGE = 500
 CENSUS_ASK_S = 5.0  # a page of one drive
 CENSUS_CHECKS_AT_ONCE = 8  # shard files of one drive whose size is asked for in one message

@@ -67,6 +67,7 @@ class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
     paused: bool = False
     fills: tuple[FillFacts, ...] = ()
     census: CensusFacts = CensusFacts()
+    undecided_oldest_s: float = 0.0
 
 
 def census_facts(taker: CensusTaker, now: float) -> CensusFacts:

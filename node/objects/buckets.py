@@ -9,7 +9,7 @@ no keys; so a memory of BUCKET_MEMORY_S is harmless, and absence is never rememb
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -29,8 +29,11 @@ from node.objects.api import BucketInfo
 from node.objects.documents import Document, DocumentConflict, Documents
 from node.objects.gathering import Gathering
 from node.objects.listing import Slots
-from node.objects.sets import SYSTEM_BUCKET, Cluster, replies
+from node.objects.sets import SYSTEM_BUCKET, Cluster, SetView, replies
+from node.objects.write import Condition, Make, Writer
+from node.protocol import record as records
 from node.protocol import verbs
+from node.protocol.record import Record
 
 _PREFIX = "buckets/"
 
@@ -236,6 +239,51 @@ class Buckets:
             if len(done) < view.n // 2 + 1:
                 raise QuorumLost(f"{len(done)} of {view.n} drives closed the bucket")
         return fenced
+
+
+async def write_renewed(
+    writer: Writer,
+    buckets: Buckets,
+    view: SetView,
+    info: BucketInfo,
+    key: str,
+    make: Make,
+    *,
+    shards: Mapping[int, bytes] | None = None,
+    staged: Collection[int] | None = None,
+    condition: Condition | None = None,
+    skip_absent: bool = False,
+    deadline: float,
+) -> Record | None:
+    """A write under a generation that may be old: when it is refused, the bucket is read anew. See Writer.write."""
+    generation = info.generation
+
+    def renewed(epoch: bytes, base: bytes) -> Record:
+        record = make(epoch, base)
+        if record.bucket_generation == generation:
+            return record
+        return records.replace(record, bucket_generation=generation)
+
+    for left in (2, 1, 0):
+        try:
+            return await writer.write(
+                view,
+                (info.name, key),
+                renewed,
+                shards=shards,
+                staged=staged,
+                condition=condition,
+                skip_absent=skip_absent,
+                deadline=deadline,
+            )
+        except NoSuchBucket:
+            if not left:
+                raise
+            fresh = await buckets.get(info.name, fresh=True, deadline=deadline)
+            if fresh.generation == generation:
+                fresh = await buckets.reopen(info.name, generation, deadline=deadline)
+            generation = fresh.generation
+    raise NoSuchBucket(bucket=info.name)
 
 
 def _info(document: Document) -> BucketInfo:

@@ -34,6 +34,7 @@ class Healed:
     whole: frozenset[int]
     lacking: frozenset[int]
     below_floor: frozenset[int] = frozenset()
+    unreachable: frozenset[int] = frozenset()  # of `lacking`: their nodes are dead
 
 
 class Healer:
@@ -122,9 +123,22 @@ class Healer:
         below: set[int] = set()
         for slot, reply in answers.items():
             if isinstance(reply, verbs.RepairDone):
-                (below if reply.verdict == Repaired.BELOW_FLOOR else whole).add(slot)
+                refused = reply.verdict == Repaired.BELOW_FLOOR and not self._gone(found, slot)
+                (below if refused else whole).add(slot)
         lacking = (wanted - whole - below) | unreachable
-        return Healed(frozenset(whole), frozenset(lacking), frozenset(below))
+        return Healed(frozenset(whole), frozenset(lacking), frozenset(below), unreachable)
+
+    @staticmethod
+    def _gone(found: Found, slot: int) -> bool:
+        """A tombstone at or below the floor of a drive that holds nothing is as good as collected there."""
+        assert found.record is not None
+        state = found.answers.get(slot)
+        return (
+            found.record.kind == Kind.TOMBSTONE
+            and state is not None
+            and not state.entries
+            and state.floor >= found.record.epoch
+        )
 
     def _decide(self, found: Found) -> None:
         """Tells the holders what was judged: older versions may go, dead ones must."""

@@ -72,6 +72,7 @@ class _Asked:
     states: dict[int, verbs.State] = field(default_factory=dict)
     quorums: dict[bytes, int] = field(default_factory=dict)
     encoded: dict[bytes, bytes] = field(default_factory=dict)
+    cleared: dict[int, bytes] = field(default_factory=dict)  # rule 0, see `judge`
 
     def take(self, member: Members, answer: tuple[bytes, ...]) -> None:
         for slot, data in zip(member.slots, answer, strict=False):
@@ -81,13 +82,27 @@ class _Asked:
 
     def take_state(self, slot: int, state: verbs.State) -> None:
         self.states[slot] = state
+        self.cleared.pop(slot, None)
         for entry in state.entries:
             if entry.epoch not in self.quorums:
                 record = records.decode(entry.record)
                 self.quorums[entry.epoch] = max(record.k, self.view.n // 2 + 1)
                 self.encoded[entry.epoch] = entry.record
 
-    def judge(self, rechecked: frozenset[bytes]) -> Verdict:
+    def clear(self, epoch: bytes) -> list[int]:
+        """Rule 0: -> the slots to ask again; what the others said of their floors is answered up to `epoch`."""
+        again = [
+            slot
+            for slot, state in self.states.items()
+            if any(entry.epoch <= epoch for entry in state.entries)
+        ]
+        for slot in self.states.keys() - set(again):
+            self.cleared[slot] = max(self.cleared.get(slot, b""), epoch)
+        for slot in again:
+            del self.states[slot]
+        return again
+
+    def judge(self) -> Verdict:
         quorums = self.quorums
         answers = {
             slot: Answer(
@@ -97,7 +112,7 @@ class _Asked:
             )
             for slot, state in self.states.items()
         }
-        return judge(answers, n=self.view.n, rechecked=rechecked)
+        return judge(answers, n=self.view.n, cleared=self.cleared)
 
 
 class Lookup:
@@ -130,7 +145,6 @@ class Lookup:
         if sum(len(m.slots) for m in queue) < view.read_quorum:
             raise QuorumLost("too few drives are reachable to read")
         verb = verbs.encode(verbs.Fence(key, fence) if fence else verbs.Read(key, inline))
-        rechecked: frozenset[bytes] = frozenset()
         wanted = view.n if everywhere else view.read_quorum
         settled_rounds = late_rounds = 0
         forwarded: set[bytes] = set()
@@ -141,7 +155,7 @@ class Lookup:
                     f"{len(asked.states)} of {view.n} drives answered, "
                     f"{view.read_quorum} are needed to read"
                 )
-            verdict = asked.judge(rechecked)
+            verdict = asked.judge()
             if verdict.outcome is Outcome.VERSION:
                 found = self._found(asked, verdict)
                 if inline and not self._readable(found):
@@ -157,8 +171,8 @@ class Lookup:
             if verdict.outcome is Outcome.ABSENT:
                 return Found(view, key, None, b"", asked.states, dead=verdict.dead)
             if verdict.outcome is Outcome.STALE:
-                await self._recheck(asked, verdict.epoch, deadline)
-                rechecked |= {verdict.epoch}
+                again = asked.clear(verdict.epoch)
+                await self._ask_slots(asked, again, verbs.Read(key, True), deadline)
                 continue
             if self._clock.monotonic() >= deadline:
                 raise DeadlineExceeded("the newest write of this key could not be settled in time")
@@ -251,17 +265,6 @@ class Lookup:
         if record is None or record.kind != Kind.OBJECT or not record.inline or not record.size:
             return True
         return sum(1 for slot in found.holders if found.shard(slot)) >= record.k
-
-    async def _recheck(self, asked: _Asked, epoch: bytes, deadline: float) -> None:
-        """Rule 0: ask the drives that hold anything at or below `epoch` once more."""
-        slots = [
-            slot
-            for slot, state in asked.states.items()
-            if any(entry.epoch <= epoch for entry in state.entries)
-        ]
-        for slot in slots:
-            del asked.states[slot]
-        await self._ask_slots(asked, slots, verbs.Read(asked.key, True), deadline)
 
     async def _ask_slots(
         self, asked: _Asked, slots: list[int], verb: verbs.Verb, deadline: float

@@ -32,7 +32,7 @@ from node.objects.api import (
     UploadListing,
 )
 from node.objects.bodies import ReadingBody
-from node.objects.buckets import Buckets
+from node.objects.buckets import Buckets, write_renewed
 from node.objects.conditions import check_read, check_source, check_write
 from node.objects.documents import inline_bytes
 from node.objects.get import MemoryReading, ObjectReading
@@ -208,37 +208,19 @@ class Objects:
         skip_absent: bool = False,
         deadline: float,
     ) -> Record | None:
-        """A write under a generation that may be old: when it is refused, the bucket is read anew."""
-        generation = info.generation
-
-        def renewed(epoch: bytes, base: bytes) -> Record:
-            record = make(epoch, base)
-            if record.bucket_generation == generation:
-                return record
-            return records.replace(record, bucket_generation=generation)
-
-        for left in (2, 1, 0):
-            try:
-                return await self._parts.writer.write(
-                    view,
-                    (info.name, key),
-                    renewed,
-                    shards=shards,
-                    staged=staged,
-                    condition=condition,
-                    skip_absent=skip_absent,
-                    deadline=deadline,
-                )
-            except NoSuchBucket:
-                if not left:
-                    raise
-                fresh = await self._parts.buckets.get(info.name, fresh=True, deadline=deadline)
-                if fresh.generation == generation:
-                    fresh = await self._parts.buckets.reopen(
-                        info.name, generation, deadline=deadline
-                    )
-                generation = fresh.generation
-        raise NoSuchBucket(bucket=info.name)
+        return await write_renewed(
+            self._parts.writer,
+            self._parts.buckets,
+            view,
+            info,
+            key,
+            make,
+            shards=shards,
+            staged=staged,
+            condition=condition,
+            skip_absent=skip_absent,
+            deadline=deadline,
+        )
 
     async def delete(
         self,

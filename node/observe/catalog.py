@@ -19,6 +19,7 @@ READ_BOUNDS_S = (
 MARGIN_BOUNDS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0)
 
 CONFIG_READS = ("iam", "config")
+SETTLE_DIRECTIONS = ("forward", "back", "superseded")
 LOCK_CLASSES = ("iam", "config", "object", "bucket")
 
 
@@ -249,8 +250,29 @@ class Catalog:
         self.settlements = Counters(
             r,
             "holdfast_settled_writes",
-            "Undecided writes that were settled, forward (completed) or back (proved dead).",
+            "Undecided writes that the job settled: forward (completed), back (proved dead), superseded.",
             ["direction"],
+        )
+        for direction in SETTLE_DIRECTIONS:
+            self.settlements.cell(direction)
+        self.settle_failures = Counters(
+            r, "holdfast_settle_failures", "Undecided writes that could not be settled when tried."
+        )
+        self.recommits = Counters(
+            r,
+            "holdfast_recommitted_versions",
+            "Versions below a drive's floor that repair wrote anew.",
+        )
+        self.tombstone_rows = Gauges(
+            r, "holdfast_tombstones", "Tombstones on the drive of this node that has the most."
+        )
+        self.collections = Counters(
+            r, "holdfast_collected_tombstones", "Tombstones this node let all drives let go."
+        )
+        self.collect_lacks = Counters(
+            r,
+            "holdfast_collect_lacking",
+            "Tombstones that could not go since a drive lacked them.",
         )
         self.hedges = Counters(
             r, "holdfast_hedges", "Second questions sent since the first was late.", ["class"]

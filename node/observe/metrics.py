@@ -256,9 +256,26 @@ class Metrics(Catalog):
         self.undecided_oldest.cell().value = oldest_s
 
     def settled(self, direction: str) -> None:
-        """`direction`: forward or back."""
+        """`direction`: one of SETTLE_DIRECTIONS."""
         self.settlements.cell(direction).value += 1.0
 
+    def settle_failed(self) -> None:
+        self.settle_failures.cell().value += 1.0
+
+    def recommitted(self) -> None:
+        self.recommits.cell().value += 1.0
+
+    # ---- tombstones ------------------------------------------------------------------------------------
+    def tombstones(self, n: int) -> None:
+        self.tombstone_rows.cell().value = float(n)
+
+    def collected(self, n: int) -> None:
+        self.collections.cell().value += n
+
+    def collect_lacking(self, n: int) -> None:
+        self.collect_lacks.cell().value += n
+
+    # ---- repair ----------------------------------------------------------------------------------------
     def repaired(self, n: int) -> None:
         self.repairs.cell().value += n
 

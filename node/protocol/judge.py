@@ -4,7 +4,8 @@ Theory of operation. n drives hold the key's set, W is the write quorum, an answ
 n - n//2 answers. Candidates are judged newest first; u = n - answers.
 
     0. X at or below the floor of an answer that holds nothing so old: the holders are asked again, after
-       that answer; if a fresh answer still holds something there, the floor was another key's: judge on
+       that answer; if a fresh answer still holds something there, the floor was another key's: judge on.
+       That clears this very answer: one that comes later and names a floor raises the question anew
     1. an answer flags X decided, or W answers hold X                          -> X is the version
     2. holders + acceptors (top <= base of X) + u < W                          -> X is dead; next older
     3. otherwise nobody knows yet: never serve the older version
@@ -13,7 +14,7 @@ n - n//2 answers. Candidates are judged newest first; u = n - answers.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -58,11 +59,11 @@ def judge(
     answers: Mapping[int, Answer],
     *,
     n: int,
-    rechecked: Iterable[bytes] = (),
+    cleared: Mapping[int, bytes] | None = None,
 ) -> Verdict:
-    """Judge answers by slot. `rechecked`: epochs whose holders were asked again under rule 0."""
+    """Judge answers by slot. `cleared`: by slot, up to which epoch its answer's floor is another key's (rule 0)."""
     unanswered = n - len(answers)
-    again = set(rechecked)
+    clear = cleared or {}
     entries = {h.epoch: h for a in answers.values() for h in a.held}
     dead: list[bytes] = []
     for epoch in sorted(entries, reverse=True):
@@ -70,10 +71,14 @@ def judge(
         base = entries[epoch].base
         # A drive's floor is of all its keys: where something as old is held, it is not of this one.
         floor = max(
-            (a.floor for a in answers.values() if not a.held or a.held[0].epoch > epoch),
+            (
+                a.floor
+                for slot, a in answers.items()
+                if (not a.held or a.held[0].epoch > epoch) and clear.get(slot, b"") < epoch
+            ),
             default=b"",
         )
-        if epoch <= floor and epoch not in again:
+        if epoch <= floor:
             return Verdict(Outcome.STALE, epoch, unanswered=unanswered, dead=tuple(dead))
         holders = frozenset(
             slot for slot, a in answers.items() if any(h.epoch == epoch for h in a.held)

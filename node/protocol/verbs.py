@@ -103,10 +103,31 @@ class Repair(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 
 class Collect(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """sync -> Done. Lets a decided tombstone that stands alone go."""
+    """sync -> Done. Lets a decided tombstone that stands alone go.
+
+    `also`: further ones; a failed one stops no other.
+    """
 
     key: bytes
     epoch: bytes
+    also: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Tombstones(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """-> TombstonePage. Decided tombstones that stand alone here since before `before_s` (this drive's wall clock)."""
+
+    after: bytes = b""
+    limit: int = 256
+    before_s: float = 0.0
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True, tag=17):
+    """sync -> Standings, by tombstone (key, epoch). FILLING from a replaced drive.
+
+    Answered after a flush, so that no power-off takes back what it says: flags are not synced by themselves.
+    """
+
+    tombstones: tuple[tuple[bytes, bytes], ...]
 
 
 class BucketFence(msgspec.Struct, array_like=True, frozen=True, tag=8):
@@ -157,10 +178,12 @@ class Entries(msgspec.Struct, array_like=True, frozen=True, tag=11):
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, tag=12):
-    """-> PendingPage. Undecided writes and queued repairs on this drive."""
+    """-> PendingPage. Undecided writes and queued repairs on this drive, or one of both alone."""
 
     after: bytes = b""
     limit: int = 1000
+    writes: bool = True
+    repairs: bool = True
 
 
 class Repaired(msgspec.Struct, array_like=True, frozen=True, tag=13):
@@ -270,7 +293,7 @@ class IdentityWrite(msgspec.Struct, array_like=True, frozen=True, tag=41):
 
 Verb = (
     Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence | Adopt | Promise
-    | Scan | Entries | Pending | Repaired | Enqueue
+    | Tombstones | Standing | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
     | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite
 )  # fmt: skip
@@ -385,13 +408,36 @@ class Promised(msgspec.Struct, array_like=True, frozen=True, tag=111):
     generations: tuple[tuple[str, int], ...] = ()
 
 
+class StandingKind(enum.IntEnum):
+    """What a drive has of a tombstone."""
+
+    LACKING = 0  # it has an older version, or may still take one in: not to be collected anywhere
+    ALONE = 1  # decided, and nothing beside it
+    GONE = 2  # nothing is held, and the floor refuses whatever is not newer: as if it had been collected
+    NEWER = 3  # only newer versions are held: the key was written again
+
+
+class Standings(msgspec.Struct, array_like=True, frozen=True, tag=113):
+    """One StandingKind a byte, in the order of the question."""
+
+    kinds: bytes
+
+
+class TombstonePage(msgspec.Struct, array_like=True, frozen=True, tag=112):
+    """(key, epoch, since when) by key. `next_after`: where to go on, b"" at the end; `depth`: young ones included."""
+
+    entries: tuple[tuple[bytes, bytes, float], ...]
+    next_after: bytes
+    depth: int
+
+
 class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):
     data: bytes
 
 
 Reply = (
     Failed | Done | State | Committed | RepairDone | Page | RawPage | PendingPage
-    | Count | Usage | Blob | Promised
+    | Count | Usage | Blob | Promised | Standings | TombstonePage
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

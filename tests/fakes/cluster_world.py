@@ -623,13 +623,17 @@ class ClusterWorld:
         """Rounds of the repair job on every node until no queue has anything; AssertionError if one stays."""
         for _ in range(rounds):
             for node in self.up():
+                await self.spawn(node.life, node.engine.settler.round())
                 await self.spawn(node.life, node.engine.repairs.round())
             await asyncio.sleep(2.0)
             if not any(self.pending()):
                 await asyncio.sleep(DRIVE_UNLINK_AFTER_S + 1)  # what nobody refers to has gone
                 return
         raise AssertionError(
-            [(n.name, n.engine.repairs.status.last_error) for n in self.up()],
+            [
+                (n.engine.repairs.status.last_error, n.engine.settler.status.last_error)
+                for n in self.up()
+            ],
             [d.catalog.undecided for n in self.up() for d in n.drives],
         )
 

@@ -165,6 +165,8 @@ class MemoryDrive:
             verbs.Scan: scans.scan,
             verbs.Entries: scans.entries,
             verbs.Pending: scans.pending,
+            verbs.Tombstones: scans.tombstones,
+            verbs.Standing: keys.standing,
         }
         self._stages: dict[bytes, bytearray] = {}
         self._identity_version = 0

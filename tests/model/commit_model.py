@@ -12,6 +12,8 @@ What is abstracted, and why nothing is lost for safety:
   * a drive that is dark is a drive that does not answer: every reader may act on any R or more answers. Coming back
     without what was not synced is `blink` (decided flags of one drive vanish). `wipe` is an empty replacement drive:
     what was sent to the old one is gone, what is sent from then on may arrive at any time, also after a `rebuild`;
+  * a drive has one floor for all its keys: `floor` is the collection of another key's tombstone there, at any time and
+    with any epoch, so that this key's own floor is never known to be its own;
   * an acknowledgement is sent the moment W "yes" are in, an operation begins with its first drive access: the tightest
     real-time order. The monitor is an exact linearizability check (set of possible abstract states), unknown to epochs.
 Drives are interchangeable: a state is a sorted tuple of per-drive columns (symmetry reduction by n!).
@@ -37,6 +39,7 @@ FIXED = {
     "gc_floor": 1,  # dropping a tombstone leaves a floor
     "gc_alone": 1,  # tombstone may go when every drive has it decided, synced, alone (0: when every drive has it)
     "gc_reask": 1,  # a record at or below a floor that another answer names is asked for again
+    "gc_vouch": 1,  # asked again after that very answer (0: once per epoch, whatever answers come later)
     "repair_floor": 1,  # repair of a version at or below the floor is refused
     "forward_checked": 1,  # completing forward obeys the base check
     "strict_retry": 1,  # retry under a new epoch only after more than n-W refusals (0: after one)
@@ -61,6 +64,7 @@ AS_WRITTEN = dict(
     strict_retry=0,
 )
 
+FOREIGN = (31, 47)  # epochs of another key: above number 1, above number 2; 15 is no attempt here
 INIT = 16  # epoch of the version every run may start with: number 1, attempt 0
 # Commit of an attempt at a drive: in flight, answered yes / no, forced, in flight since before a replacement.
 FLY, YES, NO, FORCE, OLD = 1, 2, 4, 8, 16
@@ -128,11 +132,14 @@ class Monitor:
 # ---------------------------------------------------------------- the model
 # state  = (cols, procs, atts, dec, dead, budget, mon)
 # col    = (top, gfl, recs, att, snaps)   recs: ascending tuple of epoch*2 + decided;  top = -1: wiped drive
+# snap   = an answer that an operation has: (top,) of a plain writer, else (top, recs, gfl, vouched): its floor says
+#          nothing about epochs up to `vouched`, whose holders were asked again after it
 # procs  = per operation (phase, attempt, E): 0 idle, 1 reading, 2 commit sent, 3 over, 4 reading with fence at E,
 #          5 rebuild sent: E is the version, `attempt` holds the top and the floor that go with it
 # atts   = per attempt (epoch, base, value); epoch = number*16 + attempt index (1..)
 # dec / dead = epochs that somebody knows to be decided / proved dead: those messages may arrive at any time
-# budget = (blinks, wipes, tombstones that all drives had, attempts made before a replacement)
+# budget = (blinks, wipes, tombstones that all drives had, attempts made before a replacement,
+#          floors that other keys may still raise)
 class Model:
     def __init__(
         self,
@@ -147,6 +154,7 @@ class Model:
         wipes=0,
         gc=0,
         repair=0,
+        floors=0,
         probes=1,
     ):
         self.n, self.k, self.w, self.r = n, k, w, n - w + 1
@@ -158,7 +166,7 @@ class Model:
             if kind not in ("read", "settle", "rebuild"):
                 self.first[p] = len(self.att_op)
                 self.att_op += [p] * (1 if kind == "carry" else attempts)
-        assert len(self.att_op) <= 16
+        assert len(self.att_op) <= 15
         self.mon = Monitor(ops, 0 if init == "absent" else 1)
         na, npr = len(self.att_op), len(ops)
         have = {"absent": 0, "all": n, "w": w}[init]
@@ -171,7 +179,7 @@ class Model:
                 ((INIT, 0, 1),) + ((0, 0, 0),) * (na - 1),
                 (INIT,) if have else (),
                 (),
-                (blinks, wipes, (), ()),
+                (blinks, wipes, (), (), floors),
                 self.mon.start,
             )
         )
@@ -212,22 +220,22 @@ class Model:
         """-> ('serve', epoch, holders, dead epochs) or ('need' / 'stale', epoch, holders, acceptors)."""
         F, unknown = self.F, self.n - len(snaps)
         dead = []
-        floor = max(gfl for _, _, gfl in snaps) if F.gc_reask else 0
-        for e in sorted({x >> 1 for _, recs, _ in snaps for x in recs}, reverse=True):
-            held = sum(1 for _, recs, _ in snaps if e * 2 in recs or e * 2 + 1 in recs)
-            if e <= floor:  # another answer names a floor: gone since, or that answer is too old
-                alone = all(
-                    not recs or recs[0] >> 1 >= e for _, recs, _ in snaps
-                ) and not self.value(e, atts)
-                return ("serve", 0, 0, dead) if alone else ("stale", e, held, 0)
+        for e in sorted({x >> 1 for _, recs, *_ in snaps for x in recs}, reverse=True):
+            held = sum(1 for _, recs, *_ in snaps if e * 2 in recs or e * 2 + 1 in recs)
+            # An answer that holds nothing so old and names a floor: gone since, or of another key.
+            if F.gc_reask and any(
+                gfl >= e > vouched and (not recs or recs[0] >> 1 > e)
+                for _, recs, gfl, vouched in snaps
+            ):
+                return "stale", e, held, 0
             if (
                 not F.decided_check
                 or held >= self.w
-                or any(e * 2 + 1 in recs for _, recs, _ in snaps)
+                or any(e * 2 + 1 in recs for _, recs, *_ in snaps)
             ):
                 return "serve", e, held, dead
             base = atts[e & 15][1]
-            can = sum(1 for top, recs, _ in snaps if top <= base and e * 2 not in recs)
+            can = sum(1 for top, recs, *_ in snaps if top <= base and e * 2 not in recs)
             if held + unknown + (can if F.fence else 0) < self.w:
                 dead.append(e)
             elif F.refuse:
@@ -242,7 +250,7 @@ class Model:
             e = max([x >> 1 for i in idx for x in d[i][1]] or [0])
             for i in idx:
                 d[i] = (max(d[i][0], e), *d[i][1:])
-        for _ in range(20):
+        for _ in range(40):
             got = self.resolve([d[i] for i in idx], atts)
             if got[0] == "serve":
                 _, e, held, dead = got
@@ -250,13 +258,14 @@ class Model:
                 return (None if val and held < self.k else val), e, dead
             what, e, held, can = got
             if what == "stale":
-                raise Violation("answers given at one moment contradict each other")
+                d = [(*x[:3], e) for x in d]  # asked again at the same moment they say the same
+                continue
             if held >= self.k and held + can >= self.w:
                 for i in idx:
-                    d[i] = self.accept(*d[i][:2], e, atts[e & 15][1])[:2] + d[i][2:]
+                    d[i] = (*self.accept(*d[i][:2], e, atts[e & 15][1])[:2], d[i][2], 0)
             elif held + self.n - len(idx) < self.w and self.F.fence:
                 for i in idx:
-                    d[i] = (max(d[i][0], e), *d[i][1:])
+                    d[i] = (max(d[i][0], e), *d[i][1:3], 0)
             else:
                 return None, e, []
         raise Violation("settlement does not terminate")
@@ -293,7 +302,10 @@ class Model:
         cols, _procs, atts, dec, _dead, budget, mon = s
         if not self.probing:  # only what the clients of this run themselves were told
             return
-        drives = tuple(sorted((c[0], c[2], c[1]) for c in cols))
+        # (Below a newer one it may be: `blink` takes a flag without bringing back what the flag let go.)
+        if self.F.gc_alone and any(c[2] and c[2][-1] >> 1 < t for t in budget[2] for c in cols):
+            raise Violation("a version older than a tombstone that all drives had is held")
+        drives = tuple(sorted((c[0], c[2], c[1], 0) for c in cols))
         out, full, calm = self.probe(drives, atts)
         bad = out - self.mon.values(mon)
         if bad:
@@ -374,7 +386,7 @@ class Model:
                         if snaps[p] or top < 0:
                             continue
                         t2 = max(top, E) if ph == 4 else top
-                        snap = (t2,) if plain else (t2, recs, gfl)
+                        snap = (t2,) if plain else (t2, recs, gfl, 0 if F.gc_vouch else E)
                         if kind == "rebuild" and F.rebuild_view:
                             att = tuple(x & ~OLD for x in att)
                         put(
@@ -392,10 +404,10 @@ class Model:
                         put, p, a, max(t for (t,) in seen), bare, procs, atts, self.writes(p)
                     )
                     continue
-                maxtop = max(t for t, _, _ in seen)
+                maxtop = max(t for t, *_ in seen)
                 got = self.resolve(seen, atts)
                 if kind[0] == "c" and not F.cond_settled:
-                    e = max([x >> 1 for _, recs, _ in seen for x in recs] or [0])
+                    e = max([x >> 1 for _, recs, *_ in seen for x in recs] or [0])
                     got = ("serve", e, 0, [])
                 if got[0] == "serve":
                     _, e, held, nd = got
@@ -404,8 +416,8 @@ class Model:
                     dec2 = tuple(sorted(set(dec) | {e})) if held >= w else dec
                     if kind == "rebuild":
                         if not (val and held < self.k):
-                            top = max(e, *(t for t, _, _ in seen)) if F.rebuild_top else e
-                            gfl = max(g for _, _, g in seen)
+                            top = max(e, *(t for t, *_ in seen)) if F.rebuild_top else e
+                            gfl = max(g for _, _, g, _ in seen)
                             put(
                                 (self.name(p), "rebuilds", e, "top", top),
                                 bare,
@@ -440,7 +452,7 @@ class Model:
                             dead=dead2,
                             mon=self.mon.respond(mon, p, "fail"),
                         )
-                    elif maxtop > e and F.cond_fence and any(t < maxtop for t, _, _ in seen):
+                    elif maxtop > e and F.cond_fence and any(t < maxtop for t, *_ in seen):
                         put((self.name(p), "must fence at", maxtop), bare, setp(p, (4, a, maxtop)))
                     else:
                         self.commit(
@@ -456,7 +468,11 @@ class Model:
                             dead=dead2,
                         )
                 elif got[0] == "stale":
-                    put((self.name(p), "asks again", got[1]), bare, setp(p, (ph, a, E)))
+                    put(
+                        (self.name(p), "asks again", got[1]),
+                        self.ask_again(cols, p, got[1]),
+                        setp(p, (ph, a, E if F.gc_vouch else max(E, got[1]))),
+                    )
                 else:
                     _, e, held, _can = got
                     if held >= self.k:  # complete it forward: its commit again where it is missing
@@ -469,7 +485,7 @@ class Model:
                             for c in bare
                         )
                         put((self.name(p), "completes forward", e), fly, setp(p, (1, a, 0)))
-                    top = max(t for t, _, _ in seen)
+                    top = max(t for t, *_ in seen)
                     if F.fence and (ph != 4 or top > E):
                         put((self.name(p), "will fence", top), bare, setp(p, (4, a, top)))
                     if (
@@ -480,6 +496,7 @@ class Model:
                 for i in distinct:
                     if cols[i][0] < 0:
                         (top, gfl), recs = a, (E * 2 + 1,) if E else ()
+                        top = top if recs else max(top, gfl)
                         put(
                             (self.name(p), "has rebuilt", E, "top", top, i),
                             col(i, top=top, gfl=gfl, recs=recs),
@@ -522,6 +539,7 @@ class Model:
             for e in dead:
                 if e * 2 in recs:
                     t2, r2 = self.discard(top, recs, e)
+                    t2 = t2 if r2 else max(t2, gfl)
                     put(("discard", e, i), col(i, top=t2, recs=r2))
             if budget[0] and any(x & 1 for x in recs):
                 put(
@@ -548,7 +566,7 @@ class Model:
                 put(
                     ("wipe", i),
                     (*others[:i], new, *others[i + 1 :]),
-                    budget=(budget[0], budget[1] - 1, budget[2], old),
+                    budget=(budget[0], budget[1] - 1, budget[2], old, budget[4]),
                 )
             if self.gc:
                 for e in budget[2]:
@@ -556,8 +574,19 @@ class Model:
                         put(
                             ("gc tombstone", e, i),
                             col(
-                                i, recs=(), top=top if F.gc_floor else 0, gfl=e if F.gc_floor else 0
+                                i,
+                                recs=(),
+                                top=max(top, gfl) if F.gc_floor else gfl,
+                                gfl=max(top, gfl) if F.gc_floor else gfl,
                             ),
+                        )
+            if budget[4]:
+                for e in FOREIGN:
+                    if e > gfl:
+                        put(
+                            ("floor", e, i),
+                            col(i, gfl=e, top=top if recs else max(top, e)),
+                            budget=(*budget[:4], budget[4] - 1),
                         )
         if self.gc:
             for e in dec:
@@ -566,7 +595,8 @@ class Model:
                     and self.value(e, atts) == 0
                     and e not in budget[2]
                     and all(
-                        any(
+                        (c[0] >= 0 and not c[2] and c[1] >= e)  # as if it had let it go already
+                        or any(
                             x >> 1 == e and (not F.gc_alone or (j == 0 and x & 1))
                             for j, x in enumerate(c[2])
                         )
@@ -575,7 +605,7 @@ class Model:
                 ):
                     put(
                         ("all drives have tombstone", e),
-                        budget=(*budget[:2], tuple(sorted(set(budget[2]) | {e})), budget[3]),
+                        budget=(*budget[:2], tuple(sorted(set(budget[2]) | {e})), *budget[3:]),
                     )
         return out
 
@@ -637,6 +667,18 @@ class Model:
             else (*c[:3], (*c[3][:b], c[3][b] & ~(YES | NO), *c[3][b + 1 :]), *c[4:])
             for c in cols
         )
+
+    def ask_again(self, cols, p, e):
+        """Rule 0: the answers that hold anything up to `e` are asked for anew, after those that name a floor."""
+        out = []
+        for c in cols:
+            snap = c[4][p]
+            if snap and any(x >> 1 <= e for x in snap[1]):
+                snap = ()
+            elif snap:
+                snap = (*snap[:3], max(snap[3], e))
+            out.append((*c[:4], (*c[4][:p], snap, *c[4][p + 1 :])))
+        return tuple(out)
 
     def name(self, p):
         return f"{self.ops[p]}{p}"
@@ -746,7 +788,15 @@ class Model:
                         if label[0] == "commit"
                         else len(label) - 1
                         if label[0]
-                        in ("decided", "repair", "discard", "blink", "wipe", "gc tombstone")
+                        in (
+                            "decided",
+                            "repair",
+                            "discard",
+                            "blink",
+                            "wipe",
+                            "gc tombstone",
+                            "floor",
+                        )
                         else None
                     )
                     lab = tuple(names[x] if j == pos else x for j, x in enumerate(label))
@@ -804,6 +854,30 @@ def suite():
                 ("put", "del", "rebuild"),
                 {"gc": 1, "repair": 1, "wipes": 1},
             ),
+            ("put, read, other floors", ("put", "read"), {"floors": 2}),
+            ("put, settle, other floors", ("put", "settle"), {"floors": 2}),
+            ("2 if-none-match, other floors", ("cnone", "cnone"), {"init": "absent", "floors": 2}),
+            (
+                "read, old on W only, repair, other floors",
+                ("put", "read"),
+                {"init": "w", "repair": 1, "floors": 2, "blinks": 0},
+            ),
+            (
+                "delete, read, gc, repair, other floors",
+                ("del", "read"),
+                {"gc": 1, "repair": 1, "floors": 1},
+            ),
+            (
+                "put, delete, gc, repair, other floors",
+                ("put", "del"),
+                {"gc": 1, "repair": 1, "floors": 1, "blinks": 0},
+            ),
+            (
+                "if-match, delete, gc, other floors",
+                ("cmatch", "del"),
+                {"gc": 1, "floors": 1, "blinks": 0},
+            ),
+            ("delete, wipe, gc, other floors", ("del", "read"), {"gc": 1, "wipes": 1, "floors": 1}),
         ):
             jobs.append((f"n=3 k={k} W=2 {name}", dict(g, ops=ops, **kw), False, BIG))
     for name, ops, kw in (
@@ -816,6 +890,8 @@ def suite():
         ("put, read, old on W only, repair", ("put", "read"), {"init": "w", "repair": 1}),
         ("put, wipe, rebuild", ("put", "rebuild"), {"wipes": 1}),
         ("if-match, settle, wipe, rebuild", ("cmatch", "settle", "rebuild"), {"wipes": 1}),
+        ("put, read, other floors", ("put", "read"), {"floors": 1}),
+        ("delete, read, gc, other floors", ("del", "read"), {"gc": 1, "floors": 1}),
     ):
         jobs.append((f"n=4 k=2 W=3 {name}", dict(S4, ops=ops, **kw), False, BIG))
     for w in (3, 4):
@@ -841,6 +917,13 @@ def suite():
             {"attempts": 2, "blinks": 3, "gc": 1, "repair": 1},
         ),
         (
+            3,
+            2,
+            2,
+            ("put", "cmatch", "del", "del", "read", "settle"),
+            {"attempts": 2, "blinks": 2, "gc": 1, "repair": 1, "floors": 4},
+        ),
+        (
             4,
             2,
             3,
@@ -859,7 +942,7 @@ def suite():
             3,
             4,
             ("put", "cmatch", "del", "read", "read", "settle"),
-            {"attempts": 2, "blinks": 3, "gc": 1, "repair": 1},
+            {"attempts": 2, "blinks": 3, "gc": 1, "repair": 1, "floors": 3},
         ),
         (
             6,
@@ -931,6 +1014,21 @@ def suite():
     broken("tombstone gc without floor", ("put", "del"), rules=off(gc_floor=0), gc=1)
     broken("tombstone gc while a drive keeps older", ("del",), rules=off(gc_alone=0), gc=1)
     broken("record below a floor not asked again", ("cmatch", "del"), rules=off(gc_reask=0), gc=1)
+    broken(
+        "asked again once per epoch, not after each answer",
+        ("del", "read"),
+        rules=off(gc_vouch=0),
+        gc=1,
+        floors=1,
+        probes=0,
+    )
+    broken(
+        "tombstone gc while a drive keeps older, other floors",
+        ("del",),
+        rules=off(gc_alone=0),
+        gc=1,
+        floors=1,
+    )
     broken("repair below the floor", ("del",), rules=off(repair_floor=0), gc=1, repair=1)
     broken(
         "forward overrides the base check",

@@ -14,6 +14,7 @@ SLOW = {
     "forward overrides the base check",
     "carry to a new epoch while a rival may have W",
     "tombstone gc without floor",
+    "asked again once per epoch, not after each answer",
     "record below a floor not asked again",
     "carry to a new epoch while writers retry",
 }

@@ -55,6 +55,8 @@ class Pair:
     def discard(self, epoch: int) -> None:
         if epoch * 2 in self.recs:
             self.top, self.recs = self.model.discard(self.top, self.recs, epoch)
+            if not self.recs:
+                self.top = max(self.top, self.floor)
             self.register, gone = reg.discard(self.register, ours(epoch))
             assert [e.epoch for e in gone] == [ours(epoch)]
 
@@ -76,11 +78,19 @@ class Pair:
     def collect(self, epoch: int) -> None:
         alone = self.recs == (epoch * 2 + 1,)
         if alone:
-            # Stricter than the model, whose floor is the tombstone's epoch: the promise goes into it.
-            self.recs, self.floor = (), max(self.floor, self.top)
+            # The promise goes into the floor.
+            self.floor = max(self.floor, self.top)
+            self.recs, self.top = (), self.floor
         after, self.our_floor = reg.collect(self.register, self.our_floor, ours(epoch))
         assert (after is None) == alone
         self.register = Register() if after is None else after
+
+    def raise_floor(self, epoch: int) -> None:
+        """Another key's tombstone goes."""
+        self.floor = max(self.floor, epoch)
+        self.our_floor = max(self.our_floor, ours(epoch))
+        if not self.recs:
+            self.top = max(self.top, self.floor)
 
     def check(self) -> None:
         assert reg.effective_top(self.register, self.our_floor) == ours(self.top)
@@ -106,9 +116,12 @@ class Cluster:
             epoch = ((base >> 4) + 1) * 16 + number
             self.attempts.append((epoch, base, 0 if deletes else 1 + number))
 
-    def compare(self, chosen: list[int]) -> None:
-        """What a set of answers says, by both."""
-        snaps = [(d.top, d.recs, d.floor) for d in (self.drives[i] for i in chosen)]
+    def compare(self, chosen: list[int], cleared: dict[int, int]) -> None:
+        """What a set of answers says, by both. `cleared`: by drive, up to where its floor is another key's."""
+        snaps = [
+            (d.top, d.recs, d.floor, cleared.get(i, 0))
+            for i, d in ((i, self.drives[i]) for i in chosen)
+        ]
         attempts = tuple(self.attempts) + ((0, 0, 0),) * (16 - len(self.attempts))
         want = self.model.resolve(snaps, attempts)
         bases = {epoch: base for epoch, base, _ in self.attempts}
@@ -123,18 +136,7 @@ class Cluster:
             )
             for i, d in ((i, self.drives[i]) for i in chosen)
         }
-        rechecked: set[bytes] = set()
-        got = judge(answers, n=self.n)
-        if got.outcome is Outcome.STALE and want[:2] == ("serve", 0):
-            # The model answers at once where only tombstones lie below the floor; the product asks once more.
-            while got.outcome is Outcome.STALE:
-                rechecked.add(got.epoch)
-                got = judge(answers, n=self.n, rechecked=rechecked)
-            if got.outcome is Outcome.UNKNOWN:
-                return
-            value = next((v for e, _, v in self.attempts if ours(e) == got.epoch), 0)
-            assert got.outcome is Outcome.ABSENT or value == 0
-            return
+        got = judge(answers, n=self.n, cleared={i: ours(e) for i, e in cleared.items()})
         what, epoch, held, last = want
         if what == "serve":
             outcome = Outcome.VERSION if epoch else Outcome.ABSENT
@@ -142,7 +144,7 @@ class Cluster:
             assert got.dead == tuple(map(ours, last))
             if epoch:
                 assert len(got.holders) == held
-                flagged = any(epoch * 2 + 1 in recs for _, recs, _ in snaps)
+                flagged = any(epoch * 2 + 1 in recs for _, recs, *_ in snaps)
                 assert got.decided == flagged
         else:
             outcome = Outcome.UNKNOWN if what == "need" else Outcome.STALE
@@ -164,6 +166,7 @@ _message = st.tuples(
             "repair",
             "collect",
             "bury",
+            "raise_floor",
         )
     ),
     st.integers(0, 9),
@@ -172,6 +175,11 @@ _message = st.tuples(
 _step = st.one_of(
     st.tuples(st.just("attempt"), st.integers(0, ATTEMPTS), st.booleans()), _message, _message
 )
+
+
+def _cleared(n: int, cluster: Cluster) -> st.SearchStrategy[dict[int, int]]:
+    epochs = [epoch for epoch, _, _ in cluster.attempts]
+    return st.dictionaries(st.integers(0, n - 1), st.sampled_from(epochs), max_size=2)
 
 
 @settings(max_examples=300, deadline=None)
@@ -204,7 +212,7 @@ def test_drives_and_verdicts_agree_with_the_model(
         drive.check()
         size = data.draw(st.integers(n - n // 2, n))
         chosen = sorted(data.draw(st.permutations(range(n)))[:size])
-        cluster.compare(chosen)
+        cluster.compare(chosen, data.draw(_cleared(n, cluster)))
 
 
 @settings(max_examples=700, deadline=None)
@@ -223,4 +231,4 @@ def test_verdicts_agree_on_any_answers(n: int, data: st.DataObject) -> None:
         drive.recs = tuple(epoch * 2 + (decided and not i) for i, epoch in enumerate(held))
         drive.top = max(drive.floor, *held, data.draw(st.sampled_from([0, 0, *epochs])))
     for size in range(n - n // 2, n + 1):
-        cluster.compare(list(range(size)))
+        cluster.compare(list(range(size)), data.draw(_cleared(n, cluster)))

@@ -93,7 +93,7 @@ def test_a_live_key_below_the_floor_is_written_anew_by_repair(size: int) -> None
             disk.refuse = lambda verb: None
         # The repair queue waits while the floor rises above the version that two drives miss.
         for node in world.up():
-            node.engine.repairs.paused = True
+            node.engine.pause.heard(True)
         for number in range(5):
             await world.put("other", b"%d" % number)
         await world.delete("other")
@@ -101,7 +101,7 @@ def test_a_live_key_below_the_floor_is_written_anew_by_repair(size: int) -> None
         await collect(world, "other")
         assert (await world.census()).by_shards[14] == 1
         for node in world.up():
-            node.engine.repairs.paused = False
+            node.engine.pause.heard(False)
         await world.repair()
         census = await world.census()
         assert not census.short, census

@@ -40,6 +40,7 @@ class Catalog:
         self.wall = wall
         self.undecided: dict[bytes, dict[bytes, float]] = {}
         self.queue_depth = 0
+        self.tombstones = 0
         self.generations: dict[bytes, int] = {}
         self.staged: dict[bytes, rows.StagedRow] = {}
         self.floor = ep.ZERO
@@ -97,6 +98,7 @@ class Catalog:
         for row, value in self._all(rows.STAGED):
             self.staged[row[1:]] = rows.decode_staged(row, value)
         self.queue_depth = sum(1 for _ in self._all(rows.QUEUE))
+        self.tombstones = sum(1 for _ in self._all(rows.TOMBSTONE))
 
     def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self.engine.scan(prefix, rows.after(prefix))
@@ -217,6 +219,20 @@ class Catalog:
         if not epochs:
             del self.undecided[key]
         self.delete(rows.undecided_row(key, epoch))
+
+    # ---- tombstones ------------------------------------------------------------------------------
+    def note_tombstone(self, key: bytes) -> None:
+        """A tombstone came: the collector finds it by this row. One that came again is as young as its last."""
+        row = rows.TOMBSTONE + key
+        if self.get(row) is None:
+            self.tombstones += 1
+        self.put(row, rows.encode_since(row, self.wall()))
+
+    def drop_tombstone(self, key: bytes) -> None:
+        row = rows.TOMBSTONE + key
+        if self.get(row) is not None:
+            self.tombstones -= 1
+            self.delete(row)
 
     # ---- the repair queue ------------------------------------------------------------------------
     def queued(self, key: bytes) -> rows.QueueRow | None:

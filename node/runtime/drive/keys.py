@@ -154,6 +154,8 @@ class Keys:
         bases[record.epoch] = record.base
         catalog.store(key, after, bases)
         self._put_shard(key, record.epoch, verb.shard)
+        if record.kind == rec.Kind.TOMBSTONE:
+            catalog.note_tombstone(key)
         catalog.add_undecided(key, record.epoch)
         catalog.apply_references(plan)
         catalog.mark(rows.REGISTER + key)
@@ -189,6 +191,8 @@ class Keys:
         catalog.drop_undecided(key, record.epoch)
         if verb.shard:
             self._put_shard(key, record.epoch, verb.shard)
+        if record.kind == rec.Kind.TOMBSTONE:
+            catalog.note_tombstone(key)
         catalog.apply_references(plan)
         catalog.mark(rows.REGISTER + key)
         return verbs.RepairDone(verdict), True
@@ -238,17 +242,55 @@ class Keys:
         return verbs.Done(), False
 
     def collect(self, verb: verbs.Collect) -> Answer:
-        catalog, key = self._catalog, _key(verb.key)
+        failed: DriveError | None = None
+        wait = False
+        for key, epoch in ((verb.key, verb.epoch), *verb.also):
+            try:
+                wait |= self._collect(_key(key), epoch)
+            except DriveError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return verbs.Done(), wait
+
+    def _collect(self, key: bytes, epoch: bytes) -> bool:
+        """-> whether the answer waits for a flush."""
+        catalog = self._catalog
         register, _ = catalog.load(key)
-        found = register.find(verb.epoch)
-        if found is not None and rec.decode(found.payload[0]).kind != rec.Kind.TOMBSTONE:
+        found = register.find(epoch)
+        if found is not None and _record(found.payload[0]).kind != rec.Kind.TOMBSTONE:
             raise DriveError(DriveFault.BAD_REQUEST, "only tombstones are collected")
-        after, floor = reg.collect(register, catalog.floor, verb.epoch)
+        after, floor = reg.collect(register, catalog.floor, epoch)
         if after is None:
             catalog.delete(rows.REGISTER + key)
             catalog.mark(rows.REGISTER + key)
+            catalog.drop_tombstone(key)
             catalog.raise_floor(floor)
-        return verbs.Done(), self._waits(key, Register())
+        return self._waits(key, Register())
+
+    def standing(self, verb: verbs.Standing) -> Answer:
+        catalog = self._catalog
+        if catalog.filling:
+            raise DriveError(DriveFault.FILLING, "this drive was replaced and is being rebuilt")
+        kinds = bytes(self._standing(_key(key), epoch) for key, epoch in verb.tombstones)
+        # Waits for a flush whatever is marked: flags, and what they let go, are durable with the answer.
+        return verbs.Standings(kinds), True
+
+    def _standing(self, key: bytes, epoch: bytes) -> verbs.StandingKind:
+        try:
+            register, _ = self._catalog.load(key)
+        except DriveError:
+            return verbs.StandingKind.LACKING  # the row is rotten; repair rebuilds it
+        if not register.entries:
+            # Its own promise is not enough: only a floor refuses a repair, too.
+            gone = epoch <= self._catalog.floor
+            return verbs.StandingKind.GONE if gone else verbs.StandingKind.LACKING
+        if register.entries[0].epoch > epoch:
+            return verbs.StandingKind.NEWER
+        only = register.entries[0]
+        if len(register.entries) == 1 and only.epoch == epoch and only.decided:
+            return verbs.StandingKind.ALONE
+        return verbs.StandingKind.LACKING
 
     def bucket_fence(self, verb: verbs.BucketFence) -> Answer:
         catalog = self._catalog

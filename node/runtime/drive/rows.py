@@ -5,6 +5,7 @@
     q key          repair entry: the newest epoch known to be missing somewhere, since when, on which slots
     d data_id      a shard file that records refer to: its size and how many entries name it
     s data_id      a shard file that is whole and synced, but that no record refers to yet
+    t key          a tombstone was accepted here, when: a hint for the collector, the register is the truth
     b bucket       the bucket's fenced generation
     m name         format of the catalog, floor, clean shutdown
     (shards) key epoch   inline shards too large to be embedded, in a column family with blob files
@@ -27,6 +28,7 @@ from node.runtime.drive.faults import DriveError
 CATALOG_FORMAT = 1
 
 REGISTER, UNDECIDED, QUEUE, DATA, STAGED, BUCKET, META = b"r", b"u", b"q", b"d", b"s", b"b", b"m"
+TOMBSTONE = b"t"
 ROW_FORMAT = META + b"format"
 ROW_FLOOR = META + b"floor"
 ROW_CLEAN = META + b"clean"

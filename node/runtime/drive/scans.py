@@ -7,12 +7,14 @@ import heapq
 from node.protocol import epoch as ep
 from node.protocol import record as rec
 from node.protocol import verbs
+from node.protocol.register import Entry
 from node.protocol.verbs import DriveFault
 from node.runtime.drive import rows
 from node.runtime.drive.catalog import Catalog, data_ids
 from node.runtime.drive.faults import DriveError
 
 MAX_PAGE = 10_000
+_MAX_TOMBSTONES_SEEN = 5_000  # rows that one question for old tombstones looks at
 _MAX_PAGE_DATA = 20_000  # shard files named in one page of the census walk
 
 
@@ -105,6 +107,49 @@ class Scans:
             key, register.top, newest.epoch, decided, record.kind, alone, tuple(data)
         )
 
+    def tombstones(self, verb: verbs.Tombstones) -> tuple[verbs.Reply, bool]:
+        """Candidates for the collector. Rows whose key was written again, or is gone, are dropped on the way."""
+        catalog = self._catalog
+        catalog.write_out()
+        limit = min(max(verb.limit, 1), MAX_PAGE)
+        start = rows.TOMBSTONE + (verb.after + b"\0" if verb.after else b"")
+        found: list[tuple[bytes, bytes, float]] = []
+        after = b""
+        for seen, (row, value) in enumerate(
+            catalog.engine.scan(start, rows.after(rows.TOMBSTONE)), start=1
+        ):
+            key = row[1:]
+            since_s = self._since(row, value)
+            if since_s <= verb.before_s:
+                epoch = self._old_tombstone(key)
+                if epoch is not None:
+                    found.append((key, epoch, since_s))
+            if len(found) >= limit or seen >= _MAX_TOMBSTONES_SEEN:
+                after = key
+                break
+        page = verbs.TombstonePage(tuple(found), after, catalog.tombstones)
+        return page, False
+
+    def _old_tombstone(self, key: bytes) -> bytes | None:
+        """The epoch of a tombstone that stands decided and alone. A hint that is none any more is dropped."""
+        try:
+            register, _ = self._catalog.load(key)
+            buried = [entry for entry in register.entries if _buried(entry)]
+        except (DriveError, rec.RecordError):
+            return None  # a rotten row is found by the scrub and rebuilt by repair
+        if not buried:
+            self._catalog.drop_tombstone(key)
+            return None
+        alone = len(register.entries) == 1 and buried[0].decided
+        return buried[0].epoch if alone else None
+
+    @staticmethod
+    def _since(row: bytes, value: bytes) -> float:
+        try:
+            return rows.decode_since(row, value)
+        except DriveError:
+            return 0.0  # the row is a hint; whether it is old enough hangs on nothing
+
     def pending(self, verb: verbs.Pending) -> tuple[verbs.Reply, bool]:
         """Undecided writes and repair entries by key; all of one key stand on one page."""
         catalog = self._catalog
@@ -112,15 +157,20 @@ class Scans:
         limit = min(max(verb.limit, 1), MAX_PAGE)
         start = rows.QUEUE + (verb.after + b"\0" if verb.after else b"")
         queued: dict[bytes, rows.QueueRow] = {}
-        for row, value in catalog.engine.scan(start, rows.after(rows.QUEUE)):
-            queued[row[1:]] = rows.decode_queue(row, value)
-            if len(queued) > limit:
-                break
-        writes = heapq.nsmallest(limit + 1, (k for k in catalog.undecided if k > verb.after))
+        writes: list[bytes] = []
+        if verb.repairs and catalog.queue_depth:
+            for row, value in catalog.engine.scan(start, rows.after(rows.QUEUE)):
+                queued[row[1:]] = rows.decode_queue(row, value)
+                if len(queued) > limit:
+                    break
+        if verb.writes:
+            writes = heapq.nsmallest(limit + 1, (k for k in catalog.undecided if k > verb.after))
         keys = sorted({*queued, *writes})
         found: list[verbs.PendingEntry] = []
         for key in keys[:limit]:
-            for epoch, since_s in sorted(catalog.undecided.get(key, {}).items()):
+            for epoch, since_s in sorted(
+                catalog.undecided.get(key, {}).items() if verb.writes else ()
+            ):
                 found.append(verbs.PendingEntry(key, epoch, False, since_s))
             if (entry := queued.get(key)) is not None:
                 found.append(
@@ -133,6 +183,10 @@ class Scans:
             catalog.queue_depth,
         )
         return page, catalog.anything_unsynced()
+
+
+def _buried(entry: Entry) -> bool:
+    return rec.decode(entry.payload[0]).kind == rec.Kind.TOMBSTONE
 
 
 def _start(verb: verbs.Scan) -> bytes:

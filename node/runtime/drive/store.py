@@ -112,6 +112,8 @@ class Store:
             verbs.Scan: scans.scan,
             verbs.Entries: scans.entries,
             verbs.Pending: scans.pending,
+            verbs.Tombstones: scans.tombstones,
+            verbs.Standing: keys.standing,
             verbs.Filled: keys.filled,
         }
 
