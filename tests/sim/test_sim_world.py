@@ -49,7 +49,10 @@ def test_whole_nodes_form_serve_lose_power_and_return() -> None:
 
 
 def test_every_node_off_at_once_forgets_nothing_that_was_acknowledged() -> None:
+    lost = 0  # writes that the disks forgot: how many depends on the moment, so two seeds
+
     async def scenario(world: World) -> None:
+        nonlocal lost
         await world.start()
         assert (await world.client.request(1, "PUT", "/bucket")).status == 200
         for number in range(8):
@@ -61,9 +64,11 @@ def test_every_node_off_at_once_forgets_nothing_that_was_acknowledged() -> None:
         await world.settled(120)
         for number in range(8):
             assert await got(world, 1 + number % 4, f"key{number}") == b"value %d" % number
-        assert sum(drive.disk.lost["lost"] for drive in world.room.drives.values()) > 0
+        lost += sum(drive.disk.lost["lost"] for drive in world.room.drives.values())
 
-    assert simulate(scenario, seed=2).anomalies == []
+    for seed in (4, 5):
+        assert simulate(scenario, seed=seed).anomalies == []
+    assert lost > 0
 
 
 def test_a_request_with_a_wrong_signature_is_refused() -> None:
