@@ -157,6 +157,10 @@ def _first_look(place: Place, answer: Answer) -> Finding:
             Kind.FOREIGN,
             f"holds something that is not Holdfast's ({answer.detail}): use an empty directory",
         )
+    if isinstance(answer, DriveFailed) and answer.fault == DriveFault.NOT_FOUND:
+        return found(
+            Kind.SILENT, "there is no such directory: mount the drive there, or make the directory"
+        )
     if isinstance(answer, HoldfastError):
         return found(Kind.SILENT, f"does not answer ({answer or type(answer).__name__})")
     if not answer:

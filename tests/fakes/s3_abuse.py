@@ -41,6 +41,7 @@ class Case:
     raw: tuple[bytes, ...] = ()
     announce: bool = True  # Content-Length of the body
     secret: str | None = None  # another one than the right one
+    payload: str = "UNSIGNED-PAYLOAD"
 
 
 WRONG_VALUES = (
@@ -264,6 +265,68 @@ def odd_paths() -> Iterator[Case]:
         yield Case(label=method, method=method, path=f"/{BUCKET}/{KEY}")
 
 
+def query_cases(row: Operation, upload: str) -> Iterator[Case]:
+    """Of `cases` those that get as far as the store: a good signature, and another query or document."""
+    base = good(row, upload)
+    for case in (*_parameters(row, base), *_documents(row, base)):
+        if (case.query, case.body) != (base.query, base.body) and case.headers == base.headers:
+            yield case
+
+
+def checksum_cases(algorithm: str, right: str, path: str) -> Iterator[tuple[Case, bool]]:
+    """(an upload of b"content" with a checksum of this kind, whether it is a good one)."""
+    data = b"content"
+    header = f"x-amz-checksum-{algorithm.lower()}"
+    wrong = ("B" if right[0] == "A" else "A") + right[1:]
+    values = (
+        (right, True),
+        (wrong, False),
+        ("", False),
+        (right[:-4], False),
+        ("?", False),
+    )
+    for value, fine in values:
+        yield (
+            Case(
+                label=f"{algorithm} header {value}",
+                method="PUT",
+                path=path,
+                headers=((header, value),),
+                body=data,
+            ),
+            fine,
+        )
+    trailers = [(f"{header}:{value}\r\n".encode(), fine) for value, fine in values]
+    trailers += [
+        (b"", False),
+        (f"{header}:{right}\r\n{header}:{right}\r\n".encode(), False),
+        (f"x-amz-checksum-other:{right}\r\n".encode(), False),
+        (f"{header} {right}\r\n".encode(), False),
+    ]
+    for trailer, fine in trailers:
+        for framed, sound in (
+            (b"7\r\n" + data + b"\r\n0\r\n" + trailer + b"\r\n", True),
+            (b"8\r\n" + data + b"\r\n0\r\n" + trailer + b"\r\n", False),
+            (b"7\r\n" + data + b"\r\n", False),
+            (b"zz\r\n" + data + b"\r\n0\r\n" + trailer + b"\r\n", False),
+        ):
+            yield (
+                Case(
+                    label=f"{algorithm} trailer {trailer!r} in {framed[:4]!r}",
+                    method="PUT",
+                    path=path,
+                    headers=(
+                        ("content-encoding", "aws-chunked"),
+                        ("x-amz-trailer", header),
+                        ("x-amz-decoded-content-length", str(len(data))),
+                    ),
+                    body=framed,
+                    payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+                ),
+                fine and sound,
+            )
+
+
 @dataclass(slots=True)
 class Answer:
     status: int
@@ -376,7 +439,7 @@ class Asker:
                 self.secret if case.secret is None else case.secret,
                 "us-east-1",
                 time.time(),
-                "UNSIGNED-PAYLOAD",
+                case.payload,
             )
             lines += [f"{n}: {v}".encode() for n, v in added.items()]
         if case.announce and (case.body or case.method in ("PUT", "POST")):

@@ -107,6 +107,18 @@ async def test_a_hung_drive_does_not_keep_its_node_from_starting() -> None:
     assert kinds == [Kind.OURS, Kind.SILENT, Kind.OURS, Kind.OURS]
 
 
+async def test_a_directory_that_is_not_there_is_said_to_be_missing_and_what_to_do() -> None:
+    world = World()
+    world.broken["node1:9002", 1] = DriveFailed("not_found", "reading the directory: ENOENT")
+    forming, clock, _ = world.node("node1:9002")
+    task = asyncio.create_task(forming.run())
+    await clock.slept(2)
+    assert forming.waiting_for == (
+        "node1:9002/data/disk2: there is no such directory: mount the drive there, or make the directory",
+    )
+    task.cancel()
+
+
 async def test_an_empty_directory_of_a_formed_cluster_stays_out() -> None:
     world = World()
     await world.form()
