@@ -14,7 +14,6 @@ ping timeout stays long: a late ping must not cut a busy stream.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import time
@@ -38,17 +37,6 @@ STREAM_KINDS = ("frames", "upload", "download")
 _unary_handler: Callable[[Any], Any] = grpc.unary_unary_rpc_method_handler
 _streams_handler: Callable[[Any], Any] = grpc.stream_stream_rpc_method_handler
 _blocking_channel: Callable[..., Any] = grpc.insecure_channel
-
-
-class _NobodyWaited(logging.Filter):
-    """A caller that hangs up before its call began is no error of ours; grpc reports it with a traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, asyncio.CancelledError)
-
-
-logging.getLogger("grpc._cython.cygrpc").addFilter(_NobodyWaited())
 
 STOP_S = 1.0
 RENEW_AFTER_S = 1.0  # a heartbeat channel that fails is given this long to connect
@@ -244,6 +232,8 @@ Accept = Callable[[str, GrpcServerStream], Awaitable[None]]
 
 class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, accept: Accept, beat: Callable[[bytes], bytes]) -> None:
+        self.streams: set[GrpcServerStream] = set()  # those under way
+
         async def on_beat(request: bytes, context: Any) -> bytes:
             try:
                 return beat(request)
@@ -253,15 +243,20 @@ class _Handlers(grpc.GenericRpcHandler):
 
         self._methods = {BEAT: _unary_handler(on_beat)}
         for kind in STREAM_KINDS:
-            self._methods[SERVICE + kind] = _streams_handler(_stream_handler(kind, accept))
+            self._methods[SERVICE + kind] = _streams_handler(
+                _stream_handler(kind, accept, self.streams)
+            )
 
     def service(self, handler_call_details: Any) -> Any:
         return self._methods.get(handler_call_details.method)
 
 
-def _stream_handler(kind: str, accept: Accept) -> Callable[[Any, Any], Awaitable[None]]:
+def _stream_handler(
+    kind: str, accept: Accept, streams: set[GrpcServerStream]
+) -> Callable[[Any, Any], Awaitable[None]]:
     async def handle(_requests: Any, context: Any) -> None:
         stream = GrpcServerStream(context)
+        streams.add(stream)
         try:
             await accept(kind, stream)
         except HoldfastError as error:
@@ -270,6 +265,8 @@ def _stream_handler(kind: str, accept: Accept) -> Callable[[Any, Any], Awaitable
             if not stream.aborted:
                 raise
             await context.abort(grpc.StatusCode.ABORTED, "closed by the other side")
+        finally:
+            streams.discard(stream)
 
     return handle
 
@@ -291,8 +288,25 @@ class GrpcServer:
         return bound
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        """Links of peers stand for ever, so they are told at once; other calls get `grace_s`.
+
+        Waits for grpc's own tasks as well: the end of the loop would cancel them, and each would
+        print a traceback.
+        """
+        if self._server is None:
+            return
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        await asyncio.sleep(0)  # from here on it accepts nothing more
+        for stream in list(self._handlers.streams):
+            stream.abort()
+        await stopping
+        if calls := [task for task in asyncio.all_tasks() if _is_call(task)]:
+            await asyncio.wait(calls, timeout=STOP_S)
+
+
+def _is_call(task: asyncio.Task[Any]) -> bool:
+    """One of grpc's own tasks, around a handler."""
+    return getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"
 
 
 # ---- heartbeats -----------------------------------------------------------------------------------------
