@@ -25,6 +25,7 @@ from node.limits import (
     PEER_FACTS_S,
     REPAIR_INTERVAL_S,
     SETTLE_INTERVAL_S,
+    UPLOAD_SWEEP_S,
 )
 from node.objects.buckets import Buckets
 from node.objects.census import CensusTaker
@@ -45,6 +46,7 @@ from node.objects.service import Objects, Parts
 from node.objects.sets import CLIENTS, DRIVES_FILLING, DRIVES_ONLINE, VIEW, Cluster
 from node.objects.settle import Settler
 from node.objects.shards import ShardSources
+from node.objects.upload_sweep import UploadSweep
 from node.objects.write import Writer
 from node.observe.log import get_logger
 from node.peer.spread import PeerSpread
@@ -105,12 +107,9 @@ class Engine:
         lister = Lister(self.cluster, self.lookup)
         self.documents = Documents(self.cluster, self.lookup, self.writer, node.rng)
         buckets = Buckets(
-            self.cluster,
-            self.documents,
-            node.settings.region,
-            node.guard,
-            node.metrics,
+            self.cluster, self.documents, node.settings.region, node.guard, node.metrics
         )
+        multipart = Multipart(self.cluster, self.lookup, self.writer, intake, lister, node.rng)
         self.objects = Objects(
             Parts(
                 cluster=self.cluster,
@@ -120,12 +119,11 @@ class Engine:
                 sources=sources,
                 lister=lister,
                 buckets=buckets,
-                multipart=Multipart(
-                    self.cluster, self.lookup, self.writer, intake, lister, node.rng
-                ),
+                multipart=multipart,
                 observer=node.metrics,
             )
         )
+        self.upload_sweep = UploadSweep(self.cluster, self.lookup, lister, buckets, multipart)
         self.clients = Clients(lambda: node.guard.activity("s3"), self._clients_elsewhere)
         self.pace = Pace(clock, self.clients.count)
         self.pause = PauseSwitch(self.documents)
@@ -222,6 +220,10 @@ class Engine:
         async def census(_deadline: float) -> None:
             await self.proof.turn(node.clock.monotonic() + CENSUS_TURN_S)
 
+        async def sweep_uploads(deadline: float) -> None:
+            await self.upload_sweep.round(deadline=deadline)
+
+        self.runner.start(Job(name="upload_sweep", pause_s=UPLOAD_SWEEP_S, work=sweep_uploads))
         self.runner.start(Job(name="pause", pause_s=PAUSE_REFRESH_S, work=pause))
         self.runner.start(Job(name="census", pause_s=CENSUS_PAUSE_S, work=census))
         self.runner.start(Job(name="fill", pause_s=FILL_PAUSE_S, work=fill))

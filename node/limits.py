@@ -20,6 +20,7 @@ MAX_LIST_KEYS = 1000
 MAX_DELETE_KEYS = 1000
 SWEEP_AT_ONCE = 8  # clean-up writes beside each other
 SWEEP_DEADLINE_S = 30.0
+UPLOAD_SWEEP_S = 300.0  # what ended uploads left is looked for this often
 MAX_XML_BYTES = 2 * MIB  # DeleteObjects and CompleteMultipartUpload bodies are the largest
 
 BUCKET_MEMORY_S = 10.0

@@ -136,6 +136,7 @@ S3_OPERATIONS: dict[str, Policy] = {
 # ---- clock to us --------------------------------------------------------------------------------------
 JOBS: dict[str, Policy] = {
     "heal": _row(            120.0, 120.0, 0, (),          4, 0, True),
+    "upload_sweep": _row(     60.0, 60.0, 0, (),          1, 0, True),
     "fill": _row(             120.0, 120.0, 0, (),        1, 0, True),
     "pause": _row(            10.0, 10.0, 0, (),          1, 0, True),
     "census": _row(          120.0, 120.0, 0, (),        1, 0, True),

@@ -53,6 +53,7 @@ from node.protocol import record as records
 from node.protocol.record import Kind, Part, Record
 from node.runtime.ports import Rng
 
+UPLOAD_PREFIX, PART_PREFIX = "multipart/", "part/"
 Write = Callable[[SetView, Callable[[bytes, bytes], Record], float], Awaitable[Record]]
 _ID_BYTES = 24
 
@@ -206,7 +207,7 @@ class Multipart:
             # A repetition may meet its own clean-up half done, or one that a power-off cut short.
             with suppress(NoSuchUpload):
                 done = await self._completed_before(view, info.name, key, upload_id, deadline)
-                self._cluster.spawn(self._clean_up(view, info.name, key, upload_id))
+                self._cluster.spawn(self.clean_up(view, info.name, key, upload_id))
                 return done
             raise
         algorithm = upload.system.get("checksum_algorithm", "")
@@ -242,7 +243,7 @@ class Multipart:
             )
 
         written = await write(view, make, deadline)
-        self._cluster.spawn(self._clean_up(view, info.name, key, upload_id))
+        self._cluster.spawn(self.clean_up(view, info.name, key, upload_id))
         return written
 
     async def _completed_before(
@@ -285,10 +286,16 @@ class Multipart:
         await self._upload(bucket, key, upload_id, deadline)
         view = self._cluster.view(bucket, key)
         await self._forget(view, _upload_name(bucket, key, upload_id), deadline)
-        self._cluster.spawn(self._clean_up(view, bucket, key, upload_id))
+        self._cluster.spawn(self.clean_up(view, bucket, key, upload_id))
 
-    async def _clean_up(self, view: SetView, bucket: str, key: str, upload_id: str) -> None:
-        """Part records, then the upload's; what a power-off leaves is found by `sweep`."""
+    async def clean_up(self, view: SetView, bucket: str, key: str, upload_id: str) -> None:
+        """Part records, then the upload's; what a power-off leaves is found by node.objects.upload_sweep."""
+        if await self.clean_up_parts(view, upload_id):
+            name = _upload_name(bucket, key, upload_id)
+            await self._forget(view, name, self._clock.monotonic() + SWEEP_DEADLINE_S)
+
+    async def clean_up_parts(self, view: SetView, upload_id: str) -> bool:
+        """-> whether all that are there are gone."""
         limit = asyncio.Semaphore(SWEEP_AT_ONCE)
 
         async def forget(name: str) -> None:
@@ -301,8 +308,7 @@ class Multipart:
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, HoldfastError):
                 raise outcome
-        if not any(isinstance(outcome, BaseException) for outcome in outcomes):
-            await forget(_upload_name(bucket, key, upload_id))
+        return not any(isinstance(outcome, BaseException) for outcome in outcomes)
 
     async def _forget(self, view: SetView, name: str, deadline: float) -> None:
         now_ns = int(self._clock.now() * 1e9)
@@ -324,10 +330,10 @@ class Multipart:
                 SYSTEM_BUCKET, prefix=prefix, after=cursor, limit=1000, deadline=deadline
             )
             for entry in live:
-                key, upload_id = _split_upload(bucket, entry.key)
+                key, upload_id = split_upload(bucket, entry.key)
                 view = self._cluster.view(bucket, key)
                 await self._forget(view, entry.key.decode(), deadline)
-                await self._clean_up(view, bucket, key, upload_id)
+                await self.clean_up(view, bucket, key, upload_id)
             if end is None:
                 return
             cursor = end
@@ -414,7 +420,7 @@ class Multipart:
                 deadline=deadline,
             )
             for entry in live:
-                key, upload_id = _split_upload(bucket, entry.key)
+                key, upload_id = split_upload(bucket, entry.key)
                 rolled = _rolled_up(key, prefix, delimiter)
                 if rolled is not None and (prefixes[-1:] == [rolled] or rolled == after_key):
                     continue
@@ -452,7 +458,8 @@ def _upload_name(bucket: str, key: str, upload_id: str) -> str:
     return f"multipart/{bucket}/{key}\0{upload_id}"
 
 
-def _split_upload(bucket: str, name: bytes) -> tuple[str, str]:
+def split_upload(bucket: str, name: bytes) -> tuple[str, str]:
+    """-> (key, upload id)."""
     key, _, upload_id = name.decode().removeprefix(f"multipart/{bucket}/").rpartition("\0")
     return key, upload_id
 
