@@ -42,7 +42,7 @@ from node.store.drive_gate import DriveGate
 from tests.fakes.memory_drive import Disk, MemoryDrive
 from tests.unit.locks_world import run_virtual
 
-__all__ = ["ClusterWorld", "Dark", "run_virtual", "simulate"]
+__all__ = ["ClusterWorld", "Dark", "run_virtual", "simulate", "simulate_with"]
 
 T = TypeVar("T")
 
@@ -162,6 +162,9 @@ class FakeMembership:
         guard = self._world.nodes[self._me].guard
         if status is Status.DEAD:
             guard.fail_waiting(peer)
+            for stream in list(self._world.streams):
+                if (stream.life.name, stream.peer) == (peer, self._me):
+                    stream.break_off()
         elif before is Status.DEAD:
             guard.allow(peer)
         for callback in self._callbacks:
@@ -229,8 +232,13 @@ class _Pipe:
     def passes(self, what: str) -> bool:
         return self.world.sends(self.life, self.peer, what)
 
+    def serving(self, task: asyncio.Task[None]) -> None:
+        self.world.streams.append(self)  # type: ignore[arg-type]
+        task.add_done_callback(lambda _: self.world.streams.remove(self))  # type: ignore[arg-type]
+
     def close(self) -> None:
-        if self.task is not None:
+        # A node without power says nothing, not even that it does not listen any more.
+        if self.task is not None and self.life.alive:
             self.task.cancel()
 
 
@@ -254,6 +262,13 @@ class FakeUpload(_Pipe):
                     self.reply.set_result(answer)
 
         self.task = self.world.spawn(node.life, run())
+        self.serving(self.task)
+
+    def break_off(self) -> None:
+        """The receiver knows that the sender is dead."""
+        while self.queue.full():
+            self.queue.get_nowait()
+        self.queue.put_nowait(TargetFailed("the sender is dead"))
 
     async def _data(self) -> AsyncIterator[bytes]:
         while True:
@@ -282,9 +297,7 @@ class FakeUpload(_Pipe):
 
     def abort(self) -> None:
         if self.passes("upload abort"):
-            while self.queue.full():
-                self.queue.get_nowait()
-            self.queue.put_nowait(TargetFailed("the sender gave up"))
+            self.break_off()
 
 
 class FakeDownload(_Pipe):
@@ -305,6 +318,7 @@ class FakeDownload(_Pipe):
                 await asyncio.sleep(HOP_S)
                 node = self.world.nodes[self.peer]
                 self.task = self.world.spawn(node.life, self._serve(node))
+                self.serving(self.task)
         item = await self.bounded(self.queue.get())
         if item is None:
             self._closed = True
@@ -312,6 +326,11 @@ class FakeDownload(_Pipe):
         if isinstance(item, BaseException):
             raise TargetFailed(str(item))
         return item
+
+    def break_off(self) -> None:
+        """The node that serves knows that the reader is dead."""
+        if self.task is not None:
+            self.task.cancel()
 
     async def _serve(self, node: FakeNode) -> None:
         context = _context(self.life, 1e12)
@@ -351,7 +370,7 @@ class FakeNode:
         self.membership: Any = FakeMembership(world, name)
         self.peers: Any = FakePeers(world, self)
         self.drives = [
-            MemoryDrive(disk, self.arena.memory, self.clock.now) for disk in world.disks[name]
+            world.drive_type(disk, self.arena.memory, self.clock.now) for disk in world.disks[name]
         ]
         for drive in self.drives:
             drive.before_submit = lambda: world.sends(self.life, name, "verb")
@@ -376,6 +395,9 @@ class FakeNode:
 class ClusterWorld:
     """The cluster. Make it inside of `run_virtual`, then `async with`."""
 
+    drive_type = MemoryDrive
+    node_type: type[FakeNode] = FakeNode
+
     def __init__(
         self,
         *,
@@ -397,6 +419,8 @@ class ClusterWorld:
         self.disks = {name: [Disk(rng.bytes(16)) for _ in range(drives)] for name in self.names}
         self.cut: set[frozenset[str]] = set()
         self.on_send: Callable[[str, str, str], None] = lambda sender, target, what: None
+        self.on_receive: Callable[[str, str, str], None] = lambda sender, target, what: None
+        self.streams: list[FakeUpload | FakeDownload] = []  # that a node serves to another
         self.lose: Callable[[str, str, str], bool] = lambda sender, target, what: False
         self.incarnations = 0
         self._under_way: deque[Callable[[], None]] = deque()
@@ -424,7 +448,7 @@ class ClusterWorld:
 
     def _new_life(self, name: str) -> FakeNode:
         self.incarnations += 1
-        return FakeNode(self, name, self.incarnations)
+        return self.node_type(self, name, self.incarnations)
 
     def topology(self, me: str) -> Topology:
         members = layout([self.drives_per_node] * len(self.names))
@@ -518,6 +542,11 @@ class ClusterWorld:
             return True
         return self.nodes[target].life.alive and frozenset((life.name, target)) not in self.cut
 
+    def _arrives(self, sender: Life, target: Life, what: str) -> bool:
+        if target.alive:
+            self.on_receive(sender.name, target.name, what)
+        return target.alive
+
     def deliver(
         self, life: Life, peer: str, method: Method, payload: bytes, expires: float
     ) -> asyncio.Future[bytes]:
@@ -541,7 +570,7 @@ class ClusterWorld:
                 loop.call_later(HOP_S, arrive, result, error)
 
         def arrive(result: bytes, error: HoldfastError | None) -> None:
-            if answer.done() or not life.alive:
+            if answer.done() or not self._arrives(target.life, life, f"{method.name} answer"):
                 return
             if error is None:
                 answer.set_result(result)
@@ -550,7 +579,7 @@ class ClusterWorld:
                 answer.set_exception(error)
 
         def begin() -> None:
-            if target.life.alive:
+            if self._arrives(life, target.life, method.name):
                 self.spawn(target.life, handle())
 
         # First in, first out, as on a link: timers of the same moment ring in any order.
@@ -701,18 +730,28 @@ def _task_factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) ->
     return task
 
 
+W = TypeVar("W", bound=ClusterWorld)
+
+
 def simulate(
     test: Callable[[ClusterWorld], Coroutine[Any, Any, None]], **options: Any
 ) -> ClusterWorld:
     """Runs `test` on a fresh cluster in virtual time; an error nobody looked at fails it, too."""
+    return simulate_with(ClusterWorld, test, **options)
+
+
+def simulate_with(
+    kind: Callable[..., W], test: Callable[[W], Coroutine[Any, Any, None]], **options: Any
+) -> W:
+    """The same on a cluster that `kind` makes of the options."""
     unhandled: list[BaseException] = []
 
     def note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         unhandled.append(context.get("exception") or AssertionError(context["message"]))
 
-    async def main() -> ClusterWorld:
+    async def main() -> W:
         asyncio.get_running_loop().set_exception_handler(note)
-        async with ClusterWorld(**options) as world:
+        async with kind(**options) as world:
             await test(world)
         return world
 

@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from node.errors import HoldfastError, TargetFailed
-from node.limits import DRIVE_LAZY_SYNC_S, DRIVE_UNLINK_AFTER_S
+from node.limits import (
+    DRIVE_LAZY_SYNC_S,
+    DRIVE_STAGE_IDLE_S,
+    DRIVE_STAGED_KEEP_S,
+    DRIVE_UNLINK_AFTER_S,
+)
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
 from node.runtime.drive.catalog import Catalog
@@ -31,7 +36,7 @@ class MemoryEngine:
         self._rows: dict[bytes, bytes] = {}
         self._order: list[bytes] = []
         self._shards: dict[bytes, bytes] = {}
-        self._undo: list[tuple[bool, bytes, bytes | None]] = []
+        self._undo: list[list[tuple[bool, bytes, bytes | None]]] = []  # a list for each batch
 
     def get(self, row: bytes) -> bytes | None:
         return self._rows.get(row)
@@ -42,11 +47,13 @@ class MemoryEngine:
     def write(
         self, rows: Mapping[bytes, bytes | None], shards: Mapping[bytes, bytes | None]
     ) -> None:
+        batch: list[tuple[bool, bytes, bytes | None]] = []
+        self._undo.append(batch)
         for name, value in rows.items():
-            self._undo.append((False, name, self._rows.get(name)))
+            batch.append((False, name, self._rows.get(name)))
             self._set(name, value)
         for name, value in shards.items():
-            self._undo.append((True, name, self._shards.get(name)))
+            batch.append((True, name, self._shards.get(name)))
             self._set_shard(name, value)
 
     def _set(self, name: bytes, value: bytes | None) -> None:
@@ -65,13 +72,23 @@ class MemoryEngine:
         else:
             self._shards.pop(name, None)
 
-    def flush(self) -> None:
-        self._undo.clear()
+    @property
+    def unsynced(self) -> int:
+        """Batches that a power-off may undo."""
+        return len(self._undo)
 
-    def forget_unsynced(self) -> None:
-        """A power-off: whatever came after the last flush never was."""
-        for shard, name, value in reversed(self._undo):
-            (self._set_shard if shard else self._set)(name, value)
+    def flush(self, batches: int | None = None) -> None:
+        """Makes the oldest `batches` durable, all of them when no number is given."""
+        del self._undo[:batches]
+
+    def forget_unsynced(self, kept: int = 0) -> None:
+        """A power-off: what came after the last flush never was, but for its first `kept` batches.
+
+        The log of a catalog is read up to its first broken record, so what is left is a beginning.
+        """
+        for batch in reversed(self._undo[kept:]):
+            for shard, name, value in reversed(batch):
+                (self._set_shard if shard else self._set)(name, value)
         self._undo.clear()
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -159,7 +176,6 @@ class MemoryDrive:
             verbs.BucketFence: keys.bucket_fence,
             verbs.Adopt: keys.adopt,
             verbs.Promise: keys.promise,
-            verbs.Filled: keys.filled,
             verbs.Repaired: keys.repaired,
             verbs.Enqueue: keys.enqueue,
             verbs.Scan: scans.scan,
@@ -167,9 +183,12 @@ class MemoryDrive:
             verbs.Pending: scans.pending,
             verbs.Tombstones: scans.tombstones,
             verbs.Standing: keys.standing,
+            verbs.Filled: keys.filled,
         }
         self._stages: dict[bytes, bytearray] = {}
         self._identity_version = 0
+        self._touched: dict[bytes, float] = {}  # when a file being written was last written to
+        self._wall = wall
         self._lazy: asyncio.TimerHandle | None = None
         self._remains = Remains(
             self._owned, DRIVE_UNLINK_AFTER_S, lambda: asyncio.get_running_loop().time()
@@ -221,21 +240,29 @@ class MemoryDrive:
             if self.disk.hung:
                 self._waiting.append(work)
                 return
-            reply = verbs.encode(self._answer(frame))
-            failed = isinstance(verbs.decode_reply(reply), verbs.Failed)
+            self._serve(frame, answered)
+
+        def answered(reply: verbs.Reply) -> None:
+            encoded = verbs.encode(reply)
             if not answer.done():
-                answer.set_result(reply)
-            if failed and self.on_failed is not None:
-                self.on_failed(reply)
+                answer.set_result(encoded)
+            if isinstance(reply, verbs.Failed) and self.on_failed is not None:
+                self.on_failed(encoded)
 
         loop.call_later(self.disk.delay_s, work)
         return answer
+
+    def _serve(self, frame: bytes, answered: Callable[[verbs.Reply], None]) -> None:
+        reply, waits = self._answer(frame)
+        self._end_batch(waits)
+        answered(reply)
 
     def send(self, frame: bytes, answered: Callable[[bytes | HoldfastError], None]) -> None:
         self.submit(frame).add_done_callback(lambda f: answered(f.exception() or f.result()))  # type: ignore[arg-type]
 
     # ---- verbs -----------------------------------------------------------------------------------
-    def _answer(self, frame: bytes) -> verbs.Reply:
+    def _answer(self, frame: bytes) -> tuple[verbs.Reply, bool]:
+        """-> the answer, and whether it waits for a flush."""
         drive_id, verb = frame[:16], verbs.decode_verb(frame[16:])
         try:
             if drive_id != self.disk.drive_id and not isinstance(verb, verbs.Check):
@@ -245,13 +272,9 @@ class MemoryDrive:
             if fault is not None:
                 raise DriveError(fault, "refused, for the test")
             small = self._small.get(type(verb))
-            if small is None:
-                return self._large(verb)
-            reply, waits = small(verb)
+            return self._large(verb) if small is None else small(verb)
         except DriveError as error:
-            reply, waits = error.reply(), False
-        self._end_batch(waits)
-        return reply
+            return error.reply(), False
 
     def _end_batch(self, waits: bool) -> None:
         catalog = self.catalog
@@ -282,18 +305,37 @@ class MemoryDrive:
                 if data_id not in self._stages:
                     self.disk.files.pop(data_id, None)
 
+    def housekeep(self, now_s: float) -> None:
+        """What node.runtime.drive.store does every minute; `now_s`: of the wall clock."""
+        for data_id, since_s in list(self._touched.items()):
+            if since_s < now_s - DRIVE_STAGE_IDLE_S:
+                self._touched.pop(data_id)
+                self._stages.pop(data_id, None)
+        for data_id, staged in list(self.catalog.staged.items()):
+            if staged.since_s < now_s - DRIVE_STAGED_KEEP_S:
+                self._drop_staged(data_id)
+        self._end_batch(False)
+
+    def _drop_staged(self, data_id: bytes) -> None:
+        referenced = self.catalog.data(data_id) is not None
+        self.catalog.drop_staged(data_id)
+        if not referenced:
+            self.catalog.unlinks.append(data_id)
+
     def _owned(self, data_id: bytes) -> bool:
         return data_id in self.catalog.staged or self.catalog.data(data_id) is not None
 
-    def _large(self, verb: verbs.Verb) -> verbs.Reply:
+    def _large(self, verb: verbs.Verb) -> tuple[verbs.Reply, bool]:
         files, catalog = self.disk.files, self.catalog
         match verb:
             case verbs.StageOpen():
                 self.disk.need(len(verb.header))
                 self._stages[verb.data_id] = bytearray(verb.header)
+                self._touched[verb.data_id] = self._wall()
             case verbs.StageWrite():
                 self.disk.need(verb.length)
                 stage = self._stage(verb.data_id)
+                self._touched[verb.data_id] = self._wall()
                 end = verb.offset + verb.length
                 if len(stage) < end:
                     stage.extend(bytes(end - len(stage)))
@@ -306,33 +348,29 @@ class MemoryDrive:
                     raise DriveError(DriveFault.BAD_REQUEST, f"{len(stage)} bytes, not {verb.size}")
                 files[verb.data_id] = self._stages.pop(verb.data_id)
                 catalog.add_staged(verb.data_id, verb.size)
-                self._flush()
+                return verbs.Done(), True
             case verbs.StageDrop():
                 self._stages.pop(verb.data_id, None)
                 if verb.data_id in catalog.staged:
-                    referenced = catalog.data(verb.data_id) is not None
-                    catalog.drop_staged(verb.data_id)
-                    if not referenced:
-                        catalog.unlinks.append(verb.data_id)
-                self._end_batch(False)
+                    self._drop_staged(verb.data_id)
             case verbs.ShardRead():
                 data = self._file(verb.data_id)[verb.offset : verb.offset + verb.length]
                 self._arena[verb.arena_offset : verb.arena_offset + len(data)] = data
-                return verbs.Count(len(data))
+                return verbs.Count(len(data)), False
             case verbs.ShardCheck():
-                return self._check(verb)
+                return self._check(verb), False
             case verbs.IdentityRead():
-                return verbs.Blob(self.disk.identity)
+                return verbs.Blob(self.disk.identity), False
             case verbs.IdentityWrite():
                 if verb.version >= self._identity_version:
                     self.disk.need(len(verb.data))
                     self.disk.identity = verb.data
                     self._identity_version = verb.version
             case verbs.Check():
-                return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001, self.catalog.filling)
+                return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001, catalog.filling), False
             case _:
                 raise DriveError(DriveFault.BAD_REQUEST, "not for a formatted drive")
-        return verbs.Done()
+        return verbs.Done(), False
 
     def _check(self, verb: verbs.ShardCheck) -> verbs.Reply:
         data = self._file(verb.data_id)

@@ -1,0 +1,78 @@
+"""Every story, with the power cut at every moment of it, on the coordinator and on another node.
+
+A failure names its story and point; `python -m tests.crash STORY@POINT` plays it again and tells what happens.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.fleet import crash_all
+from tests.crash.points import Back, Point, Unsynced, Victim, distinct, every
+from tests.crash.run import crash, events_of
+from tests.crash.stories import STORIES
+
+VICTIMS = (Victim.COORDINATOR, Victim.OTHER)
+# A client repeats itself only where its own node died.
+PAIRS = [
+    (name, victim)
+    for name, story in STORIES.items()
+    for victim in VICTIMS
+    if victim is Victim.COORDINATOR or story.retry is None
+]
+
+
+def _complain(failures: list[str], points: int) -> None:
+    shown = "\n\n".join(failures[:5])
+    assert not failures, f"{len(failures)} of {points} runs failed, the first:\n\n{shown}"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "victim"), PAIRS)
+def test_power_off_at_every_moment(name: str, victim: Victim) -> None:
+    points = list(distinct(victim, events_of(STORIES[name], victim)))
+    assert len(points) >= 4
+    _complain(crash_all(name, points), len(points))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", STORIES)
+def test_all_nodes_off_at_moments_of_the_coordinator(name: str) -> None:
+    """Each tenth moment here, so that a commit, an answer and a flag are among them."""
+    points = list(distinct(Victim.ALL, events_of(STORIES[name], Victim.ALL)))[1::9]
+    _complain(crash_all(name, points), len(points))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("victim", Victim)
+@pytest.mark.parametrize("name", STORIES)
+def test_power_off_before_and_after_everything(name: str, victim: Victim) -> None:
+    """Reads, receipts, every outcome, both returns."""
+    points = list(every(victim, events_of(STORIES[name], victim)))
+    _complain(crash_all(name, points), len(points))
+
+
+@pytest.mark.parametrize("name", ["put-inline", "complete", "identity"])
+def test_the_numbers_are_the_same_in_every_run(name: str) -> None:
+    for victim in VICTIMS:
+        first, second = (events_of(STORIES[name], victim) for _ in range(2))
+        assert first == second
+        for kind in {event.kind for event in first}:
+            numbers = [event.k for event in first if event.kind is kind]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_point_is_replayed_from_its_text() -> None:
+    events = events_of(STORIES["put-inline"], Victim.OTHER)
+    for point in every(Victim.OTHER, events[:3]):
+        assert Point.parse(str(point)) == point
+    point = Point.parse("other:drive:9:after:torn:late")
+    assert (point.unsynced, point.back) == (Unsynced.TORN, Back.LATE)
+    told: list[str] = []
+    crash(STORIES["put-inline"], point, told.append)
+    assert told == [
+        "power goes: node1:9002",
+        "the client got its answer after 0.257 s",
+        "power is back: node1:9002",
+    ]
