@@ -149,8 +149,12 @@ async def _replace_a_drive(world: CrashWorld) -> None:
 
 async def _fill(world: CrashWorld) -> None:
     node = world.node(COORDINATOR)
-    await world.on(COORDINATOR, lambda o, d: node.engine.filler.turn())
-    assert not node.drives[1].catalog.filling
+    for _ in range(15):  # a turn that fails is followed by another one
+        await world.on(COORDINATOR, lambda o, d: node.engine.filler.turn())
+        if not node.drives[1].catalog.filling:
+            return
+        await asyncio.sleep(3.0)
+    raise AssertionError(f"the drive is not filled: {node.engine.filler.walks}")
 
 
 async def _filled_seen(world: CrashWorld, at: int) -> Hashable:
