@@ -60,6 +60,16 @@ _ENGINE_METHODS = (
 _CALM = frozenset({DriveState.ONLINE, DriveState.STARTING, DriveState.UNFORMATTED})
 
 
+class Superseded(HoldfastError):
+    """A peer has heard of a later start of this node (`current`): the clock was set back since."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__(
+            f"a peer knows this node by a later start ({current}): the clock was set back"
+        )
+        self.current = current
+
+
 class NotReady(Unavailable):
     """The node waits for its cluster; what it waits for is on the health page and in the log."""
 
@@ -67,7 +77,10 @@ class NotReady(Unavailable):
 class Node:
     """One running node."""
 
-    def __init__(self, settings: Settings, machine: Machine | None = None) -> None:
+    def __init__(
+        self, settings: Settings, machine: Machine | None = None, *, above: int = 0
+    ) -> None:
+        """`above`: an incarnation that peers know this node by; this one is later, whatever the clock says."""
         self.settings = settings
         self.machine = machine = machine or of_this_system()
         self.clock = machine.clock
@@ -78,7 +91,7 @@ class Node:
         self.log = get_logger("holdfast.node")
         self.guard = Guard(self.clock, self.rng, self.metrics, enabled=settings.guarded)
         self.engine: Engine | None = None
-        self.incarnation = int(self.clock.now() * 1000)
+        self.incarnation = max(int(self.clock.now() * 1000), above + 1)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         others = tuple(name for name in settings.node_names if name != settings.node)
@@ -283,6 +296,8 @@ class Node:
 
     def _on_trouble(self, peer: str, trouble: Trouble) -> None:
         self.log.warning("no link to a peer", peer=peer, reason=trouble.message)
+        if trouble.current >= self.incarnation and not self._failed.done():
+            self._failed.set_exception(Superseded(trouble.current))
 
     # ---- inbound calls --------------------------------------------------------------------------
     def _handlers(self) -> dict[Method, Any]:
@@ -325,11 +340,25 @@ async def run(settings: Settings) -> int:
     log = get_logger("holdfast.node")
     for warning in settings.warnings:
         log.warning(warning)
-    node = Node(settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    above = 0
+    while True:
+        try:
+            await _live(Node(settings, above=above), stopping)
+            return 0
+        except Superseded as error:
+            log.warning("starting again under a later incarnation", reason=str(error))
+            above = error.current
+        except (ConfigError, FormatError) as error:
+            log.error("the node cannot run", reason=str(error))
+            return 2
+
+
+async def _live(node: Node, stopping: asyncio.Event) -> None:
+    """One life of the node: until `stopping`, or what it failed with is raised."""
     failed = asyncio.ensure_future(node.until_failed())
     stopped = asyncio.ensure_future(stopping.wait())
     try:
@@ -338,10 +367,6 @@ async def run(settings: Settings) -> int:
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             failed.result()
-        return 0
-    except (ConfigError, FormatError) as error:
-        log.error("the node cannot run", reason=str(error))
-        return 2
     finally:
         failed.cancel()
         stopped.cancel()

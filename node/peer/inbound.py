@@ -168,7 +168,7 @@ class Inbound:
         try:
             key = auth.check_caller(self.me.keys, hello, challenge, proof.proof)
             if not self.roster.heard(hello.node, hello.incarnation):
-                raise PeerRefused(STALE_INCARNATION, f"{hello.node} calls with a stale incarnation")
+                raise self._stale(hello.node)
         except PeerRefused as error:
             name, detail = encode_error(error)
             verdict = pb.Verdict(accepted=False, error=name, detail=detail)
@@ -194,7 +194,13 @@ class Inbound:
                 UNKNOWN_NODE, f"{hello.node} is not in the volume list of {self.me.node}"
             )
         if hello.incarnation < self.roster.current(hello.node):
-            raise PeerRefused(STALE_INCARNATION, f"{hello.node} calls with a stale incarnation")
+            raise self._stale(hello.node)
+
+    def _stale(self, node: str) -> PeerRefused:
+        current = self.roster.current(node)
+        return PeerRefused(
+            STALE_INCARNATION, f"{node} calls with a stale incarnation", current=current
+        )
 
     def refuse(self, peer: str, error: PeerRefused) -> PeerRefused:
         """Count and report a caller that is refused; the error to raise."""

@@ -33,6 +33,8 @@ class Trouble:
     reason: str  # a REASON of node.rpc.errors, or "unreachable"
     message: str
     count: int
+    # The incarnation of this node that the peer has heard of, if this process never had a link to it.
+    current: int = 0
 
 
 def no_request() -> str:
@@ -66,6 +68,7 @@ class Peers:
         self._request_id = request_id
         self._on_life: Callable[[str], None] = nobody
         self._troubles: dict[str, Trouble] = {}
+        self._linked_once: set[str] = set()
         self._on_trouble: Callable[[str, Trouble], None] | None = None
         self._links: dict[tuple[str, Lane], Link] = {}
         self._routes: dict[tuple[str, Method], tuple[Link, Target]] = {}
@@ -182,6 +185,7 @@ class Peers:
 
     def _ready(self, link: Link) -> None:
         self._troubles.pop(link.peer, None)
+        self._linked_once.add(link.peer)
         self._on_life(link.peer)
         self._guard.probe_succeeded(self._guard.target("peer", link.peer, link.lane))
 
@@ -190,8 +194,12 @@ class Peers:
             return
         reason = error.reason if isinstance(error, PeerRefused) else "unreachable"
         before = self._troubles.get(link.peer)
+        refused = isinstance(error, PeerRefused) and link.peer not in self._linked_once
         trouble = Trouble(
-            reason=reason, message=str(error), count=1 if before is None else before.count + 1
+            reason=reason,
+            message=str(error),
+            count=1 if before is None else before.count + 1,
+            current=error.current if refused else 0,  # type: ignore[attr-defined]
         )
         self._troubles[link.peer] = trouble
         if self._on_trouble is not None and (before is None or before.reason != reason):

@@ -9,9 +9,11 @@ from node.errors import HoldfastError, TargetFailed, Unavailable
 class PeerRefused(TargetFailed):
     """A peer and this node do not get a link: `reason` is one of the REASONS, the message says what to do."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, current: int = 0) -> None:
+        """`current`: for STALE_INCARNATION, the incarnation that the one who refuses has heard of."""
         super().__init__(message)
         self.reason = reason
+        self.current = current
 
 
 WRONG_SECRET = "wrong_secret"
@@ -56,7 +58,8 @@ def encode_error(error: BaseException) -> tuple[str, str]:
     if isinstance(error, errors.CodedError):
         return "CodedError", _text(f"{error.code}\x1f{error}")
     if isinstance(error, PeerRefused):
-        return "PeerRefused", _text(f"{error.reason}\x1f{error}")
+        current = f"\x1f{error.current}" if error.current else ""
+        return "PeerRefused", _text(f"{error.reason}\x1f{error}{current}")
     for cls in type(error).__mro__:
         if _CLASSES.get(cls.__name__) is cls:
             return cls.__name__, _text(str(error))
@@ -82,7 +85,9 @@ def decode_error(peer: str, name: str, detail: str) -> HoldfastError:
     elif name == "CodedError":
         error = errors.CodedError(head, tail)
     elif name == "PeerRefused":
-        error = PeerRefused(head, f"{peer}: {tail}")
+        message, _, current = tail.partition("\x1f")
+        heard = int(current) if current.isdecimal() and len(current) < 20 else 0
+        error = PeerRefused(head, f"{peer}: {message}", current=heard)
     else:
         cls = _CLASSES.get(name, TargetFailed)
         if issubclass(cls, errors.ClientError):

@@ -43,7 +43,7 @@ import structlog
 
 import iam.secrets
 import node.compose
-from node.compose import Node
+from node.compose import Node, Superseded
 from node.config import Settings
 from node.guard.breaker import BreakerState
 from node.limits import MIB
@@ -293,13 +293,19 @@ class World:
         life.spawn(self._serve(box, life), "main")
 
     async def _serve(self, box: Box, life: Life) -> None:
-        box.node = made = Node(self._settings(box), self._machine(box, life))
-        await made.start()
-        try:
-            await made.until_failed()
-        except Exception as error:
-            if life.alive:
+        above = 0
+        while True:
+            made = box.node = Node(self._settings(box), self._machine(box, life), above=above)
+            await made.start()
+            try:
+                await made.until_failed()
+            except Superseded as error:  # as node.compose.run does
+                above = error.current
+                self.tell(box.name, "starts again under a later incarnation")
+                await made.stop()
+            except Exception as error:
                 self.wrong(f"{box.name}: the node cannot run: {type(error).__name__}: {error}")
+                return
 
     def _settings(self, box: Box) -> Settings:
         return Settings(
