@@ -166,11 +166,14 @@ async def frozen_lock_holder(harm: Harm) -> None:
         if armed and n == number and operation_of(frame[16:]) == verbs.Commit.__name__:
             armed = False
             world.freeze(number)
+            # Long enough to be passed over; now and then so short that its links still stand.
+            short = harm.rng.random() < 0.6
+            for_s = harm.rng.uniform(1.5, 2.6) if short else harm.rng.uniform(3, 15)
+            world.life.after(for_s, world.thaw, number)
 
     world.on_verb = freeze
-    await harm.pause(3, 6)
+    await harm.pause(5, 18)
     world.on_verb = lambda n, drive, frame: None
-    await harm.pause(2, 14)
     world.thaw(number)
 
 
@@ -220,7 +223,7 @@ async def one_way(harm: Harm) -> None:
 
 async def clogged(harm: Harm) -> None:
     first, second = harm.rng.sample(list(harm.world.boxes), 2)
-    delay_s = harm.rng.choice((0.02, 0.2, 1.0, 4.0))
+    delay_s = harm.rng.choice((0.02, 0.2, 0.9, 4.0))
     harm.note("clog", f"{harm.name(first)} {harm.name(second)} {delay_s} s")
     for pair in _between(harm, first, second, both=harm.rng.random() < 0.5):
         harm.world.network.clog[pair] = delay_s
@@ -356,7 +359,7 @@ NEMESES: dict[str, tuple[Nemesis, int]] = {
     "killed": (killed, 2),
     "frozen": (frozen, 3),
     "frozen lock holder": (frozen_lock_holder, 4),
-    "clock jump": (clock_jump, 0),
+    "clock jump": (clock_jump, 2),
     "isolated": (isolated, 3),
     "one way": (one_way, 4),
     "clogged": (clogged, 3),

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import md5
 from random import Random
 from xml.etree import ElementTree
 
@@ -31,13 +32,22 @@ from tests.sim.history import (
 )
 from tests.sim.loop import START_S
 from tests.sim.nemesis import NEMESES, Harm
+from tests.sim.watch import LeaseWatch, collect_tombstones
 from tests.sim.world import World, simulate
 
 BUCKET = "bucket"
 CALM_S = 240.0
 XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 # What a request may take, by kind: its row in node.guard.policy (bodies: limits.TRANSFER_BASE_S), and a bit.
-BOUND_S = {"get": 16.0, "delete": 16.0, "list": 21.0, "put": 61.5, "part": 61.5, "complete": 61.0}
+BOUND_S = {
+    "get": 16.0,
+    "head": 16.0,
+    "delete": 16.0,
+    "list": 21.0,
+    "put": 61.5,
+    "part": 61.5,
+    "complete": 61.0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +59,18 @@ class Plan:
     keys: int = 10
     pace_s: float = 0.2  # a client's pause between two requests, on average
     large: float = 0.04  # share of objects with shard files
-    multipart: float = 0.04
+    mix: tuple[tuple[str, float], ...] = (
+        ("get", 35),
+        ("head", 10),
+        ("put", 28),
+        ("delete", 8),
+        ("create", 6),
+        ("replace", 8),
+        ("multipart", 2),
+        ("list", 3),
+    )
     nemeses: tuple[str, ...] | None = None
+    collect: bool = False  # let tombstones go as early as the protocol allows
     calm: bool = True  # hold it to full redundancy afterwards
 
 
@@ -97,21 +117,24 @@ class Workload:
             await self.one(rng, name, home, key)
 
     async def one(self, rng: Random, name: str, node: int, key: str) -> None:
-        dice = rng.random()
-        if dice < 0.40:
-            await self.read(name, node, key)
-        elif dice < 0.70:
-            await self.put(rng, name, node, key, Kind.PUT)
-        elif dice < 0.78:
-            await self.delete(name, node, key)
-        elif dice < 0.84:
-            await self.put(rng, name, node, key, Kind.CREATE)
-        elif dice < 0.92:
-            await self.put(rng, name, node, key, Kind.REPLACE)
-        elif dice < 0.92 + self.plan.multipart:
-            await self.multipart(name, node, key)
-        else:
-            await self.listing(name, node)
+        what = rng.choices([w for w, _ in self.plan.mix], [n for _, n in self.plan.mix])[0]
+        match what:
+            case "get":
+                await self.read(name, node, key)
+            case "head":
+                await self.head(name, node, key)
+            case "put":
+                await self.put(rng, name, node, key, Kind.PUT)
+            case "delete":
+                await self.delete(name, node, key)
+            case "create":
+                await self.put(rng, name, node, key, Kind.CREATE)
+            case "replace":
+                await self.put(rng, name, node, key, Kind.REPLACE)
+            case "multipart":
+                await self.multipart(name, node, key)
+            case _:
+                await self.listing(name, node)
 
     def begin(self, key: str, kind: Kind, client: str, value: int = ABSENT) -> Operation:
         operation = Operation(key=key, kind=kind, client=client, start=self.world.now, value=value)
@@ -154,6 +177,15 @@ class Workload:
             self._ended(operation, Outcome.DONE)
         return answer
 
+    async def head(self, name: str, node: int, key: str) -> None:
+        """Reads the version by its ETag alone."""
+        operation = self.begin(key, Kind.READ, name)
+        answer = await self.send("head", node, "HEAD", f"/{key}")
+        if answer.status == 200:
+            operation.value = self.etags[answer.headers["etag"]]
+        if answer.status in (200, 404):
+            self._ended(operation, Outcome.DONE)
+
     def _ended(self, operation: Operation, outcome: Outcome) -> None:
         operation.end, operation.outcome = self.world.now, outcome
         seen = f" {operation.value}" if operation.kind is not Kind.DELETE else ""
@@ -174,9 +206,9 @@ class Workload:
         operation = self.begin(key, kind, name, value)
         operation.expected = expected
         body = body_of(key, value, size)
+        self.etags[_etag(body)] = value
         answer = await self.send("put", node, "PUT", f"/{key}", body=body, headers=headers)
         if answer.status == 200:
-            self.etags[answer.headers["etag"]] = value
             self._ended(operation, Outcome.DONE)
         elif answer.status == 412 or (answer.status == 404 and answer.code == "NoSuchKey"):
             self._ended(operation, Outcome.REFUSED)
@@ -228,6 +260,7 @@ class Workload:
             "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber>"
             f"<ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
         ).encode()
+        self.etags[f'"{md5(md5(body).digest()).hexdigest()}-1"'] = value
         operation = self.begin(key, Kind.PUT, name, value)
         for _ in range(2):  # what is not answered is asked again: the answer is the same
             query = [("uploadId", upload)]
@@ -235,7 +268,6 @@ class Workload:
                 "complete", node, "POST", f"/{key}", query=query, body=document
             )
             if answer.status == 200 and b"<ETag>" in answer.body:
-                self.etags[_text(answer.body, "ETag")] = value
                 self._ended(operation, Outcome.DONE)
                 return
             if 400 <= answer.status < 500 and answer.code not in ("RequestTimeTooSkewed",):
@@ -263,9 +295,7 @@ class Workload:
         ended = self.world.now
         for key, history in self.history.items():
             etag = found.get(key, "")
-            value = self.etags.get(etag, None) if etag else ABSENT
-            if value is None:
-                continue  # written by a request that was never answered
+            value = self.etags[etag] if etag else ABSENT
             history.append(
                 Operation(
                     key=key,
@@ -343,10 +373,16 @@ async def scenario(world: World, plan: Plan, result: Result) -> None:
     answer = await world.client.request(1, "PUT", f"/{BUCKET}")
     assert answer.status == 200, answer
     work = Workload(world, plan)
+    watches = [asyncio.ensure_future(LeaseWatch(world).run())]
+    if plan.collect:
+        watches.append(asyncio.ensure_future(collect_tombstones(world)))
     clients = [asyncio.ensure_future(work.client(f"client{n}")) for n in range(plan.clients)]
     await storm(world, plan)
     work.storming = False
     await asyncio.gather(*clients)
+    for watch in watches:
+        watch.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
     if plan.calm:
         try:
             await world.settled(CALM_S)
@@ -395,6 +431,10 @@ def run_seed(seed: int, plan: Plan | None = None) -> Result:
         for drive in world.room.drives.values():
             result.unsynced.update(drive.disk.lost)
     return result
+
+
+def _etag(body: bytes) -> str:
+    return f'"{md5(body).hexdigest()}"'
 
 
 def _text(document: bytes, name: str) -> str:
