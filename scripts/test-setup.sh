@@ -16,10 +16,11 @@ fi
 
 # Other clients than boto3, in an environment of their own: their dependencies are not ours.
 clients=var/tools/clients
-if ! { "$clients/bin/aws" --version && "$clients/bin/s3cmd" --version; } >/dev/null 2>&1; then
-  echo "test-setup: getting the AWS CLI and s3cmd"
+if ! { "$clients/bin/aws" --version && "$clients/bin/s3cmd" --version && "$clients/bin/python" -c 'import minio'; } \
+  >/dev/null 2>&1; then
+  echo "test-setup: getting the AWS CLI, s3cmd and minio-py"
   { "${PYTHON:-python3}" -m venv --clear "$clients" &&
-    "$clients/bin/pip" install --disable-pip-version-check --quiet 'awscli>=1.38' 's3cmd>=2.4'; } ||
+    "$clients/bin/pip" install --disable-pip-version-check --quiet 'awscli>=1.38' 's3cmd>=2.4' 'minio>=7.2'; } ||
     echo "test-setup: could not get them; the tests of these clients will skip"
 fi
 
@@ -36,27 +37,39 @@ need unshare util-linux
 want_promtool=no
 PATH="$PATH:$PWD/var/tools/bin" command -v promtool >/dev/null || want_promtool=yes
 
-if [ ${#missing[@]} -eq 0 ] && [ "$want_promtool" = no ]; then
+want_rclone=no
+PATH="$PATH:$PWD/var/tools/bin" command -v rclone >/dev/null || want_rclone=yes
+
+if [ ${#missing[@]} -eq 0 ] && [ "$want_promtool" = no ] && [ "$want_rclone" = no ]; then
   exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   [ "$want_promtool" = yes ] && missing+=(prometheus)
+  [ "$want_rclone" = yes ] && missing+=(rclone)
   echo "test-setup: not root on Debian, so not installed: ${missing[*]}; tests that need them will skip"
   exit 0
 fi
 
-echo "test-setup: getting ${missing[*]} $([ "$want_promtool" = yes ] && echo promtool)"
+echo "test-setup: getting ${missing[*]} $([ "$want_promtool" = yes ] && echo promtool) $([ "$want_rclone" = yes ] && echo rclone)"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq || echo "test-setup: apt-get update failed; trying with the lists at hand"
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
     echo "test-setup: could not install ${missing[*]}; tests that need them will skip"
 fi
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+if [ "$want_rclone" = yes ]; then
+  if (cd "$work" && apt-get download -qq rclone && dpkg-deb -x rclone_*.deb rclone); then
+    mkdir -p var/tools/bin
+    install -m 755 "$work/rclone/usr/bin/rclone" var/tools/bin/
+  else
+    echo "test-setup: could not get rclone; its test will skip"
+  fi
+fi
 if [ "$want_promtool" = yes ]; then
   # Unpacked, not installed: installing Debian's package would start a Prometheus on this machine.
-  work="$(mktemp -d)"
-  trap 'rm -rf "$work"' EXIT
-  chmod 755 "$work"
   if (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked); then
     mkdir -p var/tools/bin
     install -m 755 "$work/unpacked/usr/bin/promtool" "$work/unpacked/usr/bin/prometheus" var/tools/bin/

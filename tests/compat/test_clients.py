@@ -1,9 +1,10 @@
-"""Everyday work with the AWS CLI and with s3cmd."""
+"""Everyday work with the AWS CLI, s3cmd, minio-py and rclone."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.cluster.dev_world import CREDENTIALS, ROOT, DevWorld
 
 pytestmark = pytest.mark.timeout(240)
 CLIENTS = ROOT / "var/tools/clients/bin"
+STORY = Path(__file__).with_name("minio_story.py")
 MIB = 1024 * 1024
 
 
@@ -171,3 +173,54 @@ def test_s3cmd(world: DevWorld, files: Path) -> None:
     s3cmd("rb", "s3://cmd-bucket", fails=True)
     s3cmd("del", "--recursive", "--force", "s3://cmd-bucket/")
     s3cmd("rb", "s3://cmd-bucket")
+
+
+def test_minio_py(world: DevWorld, files: Path) -> None:
+    python = CLIENTS / "python"
+    if subprocess.run([python, "-c", "import minio"], capture_output=True).returncode:
+        pytest.skip("minio-py is not there: make test-setup gets it")
+    host = world.s3_url(1).removeprefix("http://")
+    story = Tool([str(python), str(STORY), host], base_environ(files), files)
+    story(CREDENTIALS.user, CREDENTIALS.password)
+
+
+def test_rclone(world: DevWorld, files: Path) -> None:
+    program = shutil.which("rclone", path=f"{CLIENTS.parents[1] / 'bin'}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("rclone is not there: make test-setup gets it on Debian")
+    rclone = Tool(
+        [program, "--config", os.devnull, "--retries", "1", "--low-level-retries", "1"],
+        {
+            **base_environ(files),
+            "RCLONE_CONFIG_H_TYPE": "s3",
+            "RCLONE_CONFIG_H_PROVIDER": "Other",
+            "RCLONE_CONFIG_H_ENDPOINT": world.s3_url(1),
+            "RCLONE_CONFIG_H_ACCESS_KEY_ID": CREDENTIALS.user,
+            "RCLONE_CONFIG_H_SECRET_ACCESS_KEY": CREDENTIALS.password,
+            "RCLONE_CONFIG_H_REGION": "us-east-1",
+            "RCLONE_CONFIG_H_CHUNK_SIZE": "5M",
+            "RCLONE_CONFIG_H_UPLOAD_CUTOFF": "5M",
+        },
+        files,
+    )
+    many = files / "from" / "many"
+    many.mkdir()
+    for number in range(100):
+        (many / f"{number} +ü").write_bytes(content(number * 100, number))
+    rclone("mkdir", "h:rclone-bucket")
+    rclone("sync", "from", "h:rclone-bucket/tree")
+    rclone("check", "from", "h:rclone-bucket/tree")
+    rclone("copy", "h:rclone-bucket/tree", "to")
+    same(files / "from", files / "to")
+    large = "h:rclone-bucket/tree/sub/deep/large.bin"
+    rclone("copyto", large, "h:rclone-bucket/copied")
+    rclone("moveto", "h:rclone-bucket/copied", "h:rclone-bucket/moved")
+    rclone("copyto", "h:rclone-bucket/moved", "moved.bin")
+    assert (files / "moved.bin").read_bytes() == content(21 * MIB, 21 * MIB)
+    listed = rclone("lsf", "-R", "--files-only", "h:rclone-bucket").splitlines()
+    assert len(listed) == 106 and "moved" in listed
+    url = rclone("link", "h:rclone-bucket/tree/small.txt").split()[-1]
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert answer.read() == content(12, 12)
+    rclone("purge", "h:rclone-bucket")
+    assert "rclone-bucket" not in rclone("lsd", "h:")
