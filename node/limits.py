@@ -38,6 +38,7 @@ UPLOAD_TURN_S = 15.0
 TRANSFER_LIMIT_S = 7 * 86400.0  # an upload or download is bounded by progress, and by this in all
 SYNC_BUDGET_S = 30.0  # checking or syncing a rebuilt shard file
 BUFFER_WAIT_S = 10.0  # for stripe buffers when the node's memory is in use
+BUFFER_PATIENCE_S = 60.0  # the same for an upload that has begun: it is slowed down, not refused
 SMALL_BODY_BYTES = 64 * KIB  # digested and encoded on the loop, a thread would cost more
 STRIPES_IN_FLIGHT = 3  # stripe buffers an upload or download holds at the most
 
@@ -104,6 +105,7 @@ DRIVE_BLOCK_CACHE_BYTES = 4 * MIB
 DRIVE_CATALOG_FILES = 128  # files the catalog keeps open
 DRIVE_FILE_THREADS = 4
 DRIVE_WRITE_BEHIND_BYTES = 4 * MIB  # of a shard file, that may gather before they go to the device
+DRIVE_BULK_VOLLEYS = 8  # stripes that a node's drives are given at once; others wait
 DRIVE_OPEN_STAGES = 1024  # shard files being written at once
 DRIVE_LAZY_SYNC_S = 0.5  # flags and queue rows are durable after this at the latest
 DRIVE_STAGE_IDLE_S = 6 * 3600.0  # an unfinished shard file that nobody writes to is dropped

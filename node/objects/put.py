@@ -14,6 +14,7 @@ from erasure.geometry import Geometry
 from erasure.stripe import StripeLayout
 from node.errors import QuorumLost, Shed
 from node.limits import (
+    BUFFER_PATIENCE_S,
     BUFFER_WAIT_S,
     INLINE_SHARD_BYTES,
     LARGE_OBJECT_BYTES,
@@ -208,7 +209,8 @@ class Intake:
                 frame_bytes = layout.frame_bytes(index)
                 slab = await self._arena.alloc(
                     n * frame_bytes,
-                    deadline=self._clock.monotonic() + BUFFER_WAIT_S,
+                    deadline=self._clock.monotonic()
+                    + (BUFFER_PATIENCE_S if index else BUFFER_WAIT_S),
                     share=Share.CLIENT,
                 )
                 rows = stripes.row_views(slab.view, layout.k, frame_bytes)

@@ -121,16 +121,17 @@ class LocalSink(Sink):
     async def write(self, stripe: Stripe) -> None:
         size = stripe.frame_bytes
         offset = self._layout.frame_offset(stripe.index)
-        await self._each(
-            {
-                row.slot: verbs.StageWrite(
-                    self._data_id, offset, stripe.slab.offset + row.row * size, size
-                )
-                for row in self.rows
-                if row.slot in self._good
-            },
-            stripe.slab,
-        )
+        async with self._gate.bulk:
+            await self._each(
+                {
+                    row.slot: verbs.StageWrite(
+                        self._data_id, offset, stripe.slab.offset + row.row * size, size
+                    )
+                    for row in self.rows
+                    if row.slot in self._good
+                },
+                stripe.slab,
+            )
 
     async def sync(self) -> tuple[int, ...]:
         whole = self._layout.shard_file_bytes

@@ -141,13 +141,16 @@ class ShardReceiver:
     async def _write(self, stripe: int, slab: Slab) -> None:
         size, offset = self._layout.frame_bytes(stripe), self._layout.frame_offset(stripe)
         try:
-            await self._each(
-                {
-                    index: verbs.StageWrite(self._data_id, offset, slab.offset + index * size, size)
-                    for index in range(len(self._rows))
-                },
-                slab,
-            )
+            async with self._gate.bulk:
+                await self._each(
+                    {
+                        index: verbs.StageWrite(
+                            self._data_id, offset, slab.offset + index * size, size
+                        )
+                        for index in range(len(self._rows))
+                    },
+                    slab,
+                )
         finally:
             slab.release()
 

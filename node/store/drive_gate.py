@@ -35,6 +35,7 @@ from node.guard.calls import PENDING, Send
 from node.guard.guard import Guard, Target
 from node.guard.policy import DRIVE_OPERATIONS
 from node.limits import (
+    DRIVE_BULK_VOLLEYS,
     DRIVE_RESPAWN_MAX_S,
     DRIVE_SICK_CHECK_S,
     DRIVE_START_S,
@@ -185,6 +186,9 @@ class DriveGate:
         self._by_id: dict[bytes, _Watched] = {}
         self._task: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[LocalDrive], None]] = []
+        # Held while a stripe is written. Many uploads at once would else lie in front of the drives for
+        # longer than a verb may take, and healthy drives would be taken for hung.
+        self.bulk = asyncio.Semaphore(DRIVE_BULK_VOLLEYS)
 
     # ---- life --------------------------------------------------------------------------------------
     def start(self) -> None:
