@@ -24,6 +24,7 @@ from node.limits import (
     PAUSE_REFRESH_S,
     PEER_FACTS_S,
     REPAIR_INTERVAL_S,
+    SCRUB_INTERVAL_S,
     SETTLE_INTERVAL_S,
     UPLOAD_SWEEP_S,
 )
@@ -42,6 +43,7 @@ from node.objects.pause import PauseSwitch
 from node.objects.proof import Proof
 from node.objects.put import Intake
 from node.objects.repair import Repairs
+from node.objects.scrub import Scrubber
 from node.objects.service import Objects, Parts
 from node.objects.sets import CLIENTS, DRIVES_FILLING, DRIVES_ONLINE, VIEW, Cluster
 from node.objects.settle import Settler
@@ -154,6 +156,9 @@ class Engine:
         self.collector = Collector(
             self.cluster, gate, self.healer, node.metrics, lambda: self.repairs.status.queue > 0
         )
+        self.scrubber = Scrubber(
+            self.cluster, gate, self.pace, node.metrics, get_logger("holdfast.scrub")
+        )
         self.storage = StorageHandlers(member, self.locks, gate, arena, clock)
         self.handlers: dict[Method, Any] = {
             Method.PREPARE: self.storage.prepare,
@@ -204,6 +209,9 @@ class Engine:
         async def collect(_deadline: float) -> None:
             await self.collector.turn()
 
+        async def scrub(_deadline: float) -> None:
+            await self.scrubber.turn()
+
         async def pause(deadline: float) -> None:
             await self.pause.refresh(deadline=deadline)
 
@@ -230,6 +238,7 @@ class Engine:
         self.runner.start(Job(name="heal", pause_s=REPAIR_INTERVAL_S, work=repair))
         self.runner.start(Job(name="settle", pause_s=SETTLE_INTERVAL_S, work=settle))
         self.runner.start(Job(name="collect", pause_s=COLLECT_INTERVAL_S, work=collect))
+        self.runner.start(Job(name="scrub", pause_s=SCRUB_INTERVAL_S, work=scrub))
         self.runner.start(Job(name="drive_review", pause_s=FORMING_REPORT_S, work=review))
         self.runner.start(Job(name="peer_facts", pause_s=PEER_FACTS_S, work=node.view.poll))
         self.runner.start(Job(name="gauges", pause_s=0.5, work=gauge))

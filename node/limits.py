@@ -174,6 +174,16 @@ PACE_REST_FACTOR = (
 )
 PACE_REST_MAX_S = 1.0
 
+# ---- scrub -----------------------------------------------------------------------------------------
+SCRUB_EVERY_S = 14 * 86400.0  # from the end of a pass over a drive to the next one
+SCRUB_BYTES_PER_S = 16 * MIB  # of one drive; less while clients are served
+SCRUB_CHUNK_BYTES = 4 * MIB  # verified in one go
+SCRUB_PAGE_KEYS = 100
+SCRUB_PAGE_PAUSE_S = 0.05  # after a page of rows, however few bytes it was
+SCRUB_MARK_S = 5.0  # how often the progress is kept
+SCRUB_TURN_S = 30.0
+SCRUB_INTERVAL_S = 10.0
+
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
 FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it

@@ -20,6 +20,7 @@ MARGIN_BOUNDS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 12.0, 16.0)
 
 CONFIG_READS = ("iam", "config")
 SETTLE_DIRECTIONS = ("forward", "back", "superseded")
+SCRUB_REASONS = ("row", "inline", "rotten", "missing")
 LOCK_CLASSES = ("iam", "config", "object", "bucket")
 
 
@@ -292,6 +293,17 @@ class Catalog:
             "Blocks whose checksum was wrong, by the drive or node that holds them.",
             ["drive"],
         )
+        self.scrub_bytes = Counters(
+            r, "holdfast_scrubbed_bytes", "Bytes that the scrub verified.", ["drive"]
+        )
+        self.scrub_finds = Counters(
+            r,
+            "holdfast_scrub_faults",
+            "What the scrub found and queued for repair: row, inline, rotten (file), missing (file).",
+            ["reason"],
+        )
+        for reason in SCRUB_REASONS:
+            self.scrub_finds.cell(reason)
         self.scrubbed_at = Gauges(
             r,
             "holdfast_scrub_last_pass_timestamp_seconds",

@@ -286,6 +286,13 @@ class Metrics(Catalog):
         """Wall clock of the drive's last full pass; of its taking in as long as there was none."""
         self.scrubbed_at.cell(drive).value = timestamp_s
 
+    def scrub_read(self, drive: str, size_bytes: int) -> None:
+        self.scrub_bytes.cell(drive).value += size_bytes
+
+    def scrub_fault(self, reason: str) -> None:
+        """`reason`: one of SCRUB_REASONS."""
+        self.scrub_finds.cell(reason).value += 1.0
+
     # ---- reads and calls of many -----------------------------------------------------------------------
     def hedge(self, cls: str) -> None:
         self.hedges.cell(cls).value += 1.0

@@ -130,6 +130,36 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=17):
     tombstones: tuple[tuple[bytes, bytes], ...]
 
 
+class Scrub(msgspec.Struct, array_like=True, frozen=True, tag=18):
+    """-> ScrubPage. Verifies rows and inline shards after `after`, and names the shard files to be verified.
+
+    `slot` and `drives_per_node` of the drive's set say which shard of a record belongs here.
+    """
+
+    after: bytes
+    slot: int
+    drives_per_node: int
+    keys: int = 100
+    inline_bytes: int = 1 << 20
+
+
+class ScrubState(msgspec.Struct, array_like=True, frozen=True):
+    """How far the scrub of a drive is. Wall clock; `finished_s`: of the last full pass, or of the taking in."""
+
+    after: bytes = b""
+    started_s: float = 0.0  # of the pass under way; 0: none is
+    finished_s: float = 0.0
+    keys: int = 0  # of the pass under way, or of the last one
+    size_bytes: int = 0
+    faults: int = 0
+
+
+class ScrubMark(msgspec.Struct, array_like=True, frozen=True, tag=19):
+    """-> Done. Keeps the progress; not synced at once: what a power-off takes is verified again."""
+
+    state: ScrubState
+
+
 class BucketFence(msgspec.Struct, array_like=True, frozen=True, tag=8):
     """sync -> Done. Commits into `bucket` with a generation at or below `generation` are refused from now on."""
 
@@ -252,6 +282,15 @@ class ShardCheck(msgspec.Struct, array_like=True, frozen=True, tag=25):
     deep: bool = False
 
 
+class ShardScan(msgspec.Struct, array_like=True, frozen=True, tag=26):
+    """-> ShardScanned. Verifies a shard file from `block` on, `max_bytes` or one block of it; CORRUPT, NOT_FOUND."""
+
+    data_id: bytes
+    size: int
+    block: int
+    max_bytes: int
+
+
 # ---- the drive itself ------------------------------------------------------------------------------
 class Check(msgspec.Struct, array_like=True, frozen=True, tag=30):
     """-> Usage. The drive state check: writes, syncs and reads back a small file."""
@@ -295,6 +334,7 @@ Verb = (
     Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence | Adopt | Promise
     | Tombstones | Standing | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
+    | ShardScan | Scrub | ScrubMark
     | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite
 )  # fmt: skip
 
@@ -399,6 +439,7 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, tag=109):
     repair_queue: int
     sync_seconds: float
     filling: bool = False  # a replaced drive that is not rebuilt yet
+    scrub: ScrubState = ScrubState()
 
 
 class Promised(msgspec.Struct, array_like=True, frozen=True, tag=111):
@@ -431,6 +472,26 @@ class TombstonePage(msgspec.Struct, array_like=True, frozen=True, tag=112):
     depth: int
 
 
+class ScrubPage(msgspec.Struct, array_like=True, frozen=True, tag=114):
+    """`faults`: (key, epoch, reason) of rows (epoch ZERO) and inline shards; `files`: (key, epoch, data id, size).
+
+    `next_after`: where to go on, b"" at the end.
+    """
+
+    faults: tuple[tuple[bytes, bytes, str], ...]
+    files: tuple[tuple[bytes, bytes, bytes, int], ...]
+    next_after: bytes
+    keys: int
+    size_bytes: int
+
+
+class ShardScanned(msgspec.Struct, array_like=True, frozen=True, tag=115):
+    """`next_block` 0: that was the last."""
+
+    next_block: int
+    size_bytes: int
+
+
 class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):
     data: bytes
 
@@ -438,6 +499,7 @@ class Blob(msgspec.Struct, array_like=True, frozen=True, tag=110):
 Reply = (
     Failed | Done | State | Committed | RepairDone | Page | RawPage | PendingPage
     | Count | Usage | Blob | Promised | Standings | TombstonePage
+    | ScrubPage | ShardScanned
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -25,6 +25,7 @@ from node.runtime.drive.faults import DriveError
 from node.runtime.drive.keys import Keys
 from node.runtime.drive.remains import Remains
 from node.runtime.drive.scans import Scans
+from node.runtime.drive.scrub import Scrubs
 
 DELAY_S = 0.0005
 
@@ -165,6 +166,7 @@ class MemoryDrive:
         )
         self._arena = arena
         keys, scans = Keys(self.catalog, disk), Scans(self.catalog)  # type: ignore[arg-type]
+        scrubs = Scrubs(self.catalog)
         self._small: dict[type, Callable[[Any], tuple[verbs.Reply, bool]]] = {
             verbs.Read: keys.read,
             verbs.Fence: keys.fence,
@@ -184,6 +186,8 @@ class MemoryDrive:
             verbs.Tombstones: scans.tombstones,
             verbs.Standing: keys.standing,
             verbs.Filled: keys.filled,
+            verbs.Scrub: scrubs.page,
+            verbs.ScrubMark: scrubs.mark,
         }
         self._stages: dict[bytes, bytearray] = {}
         self._identity_version = 0
@@ -366,8 +370,13 @@ class MemoryDrive:
                     self.disk.need(len(verb.data))
                     self.disk.identity = verb.data
                     self._identity_version = verb.version
+            case verbs.ShardScan():
+                return self._scan(verb), False
             case verbs.Check():
-                return verbs.Usage(1 << 40, 1 << 39, 0, 0, 0, 0.001, catalog.filling), False
+                usage = verbs.Usage(
+                    1 << 40, 1 << 39, 0, 0, 0, 0.001, catalog.filling, catalog.scrub
+                )
+                return usage, False
             case _:
                 raise DriveError(DriveFault.BAD_REQUEST, "not for a formatted drive")
         return verbs.Done(), False
@@ -379,6 +388,12 @@ class MemoryDrive:
         if verb.deep:
             check_frames(bytes(data), verb.data_id)
         return verbs.Count(len(data))
+
+    def _scan(self, verb: verbs.ShardScan) -> verbs.Reply:
+        data = bytes(self._file(verb.data_id))
+        if verb.size and len(data) != verb.size:
+            raise DriveError(DriveFault.CORRUPT, f"{len(data)} bytes of {verb.size}")
+        return verbs.ShardScanned(*scan_frames(data, verb.data_id, verb.block, verb.max_bytes))
 
     def _stage(self, data_id: bytes) -> bytearray:
         try:
@@ -395,13 +410,18 @@ class MemoryDrive:
 
 def check_frames(data: bytes, data_id: bytes) -> None:
     """What node.runtime.drive.whole does to a file, on bytes."""
+    scan_frames(data, data_id, 0, 1 << 62)
+
+
+def scan_frames(data: bytes, data_id: bytes, block: int, max_bytes: int) -> tuple[int, int]:
+    """The same to a piece of it."""
     import os
 
-    from node.runtime.drive.whole import check_blocks
+    from node.runtime.drive.whole import scan_blocks
 
     descriptor = os.memfd_create("shard")
     try:
         os.write(descriptor, data)
-        check_blocks(descriptor, data_id)
+        return scan_blocks(descriptor, data_id, block, max_bytes)
     finally:
         os.close(descriptor)

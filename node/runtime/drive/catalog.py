@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from node.protocol import epoch as ep
 from node.protocol import record as rec
+from node.protocol import verbs
 from node.protocol.register import Entry, Register
 from node.protocol.verbs import DriveFault
 from node.runtime.drive import rows
@@ -41,6 +42,7 @@ class Catalog:
         self.undecided: dict[bytes, dict[bytes, float]] = {}
         self.queue_depth = 0
         self.tombstones = 0
+        self.scrub = verbs.ScrubState()
         self.generations: dict[bytes, int] = {}
         self.staged: dict[bytes, rows.StagedRow] = {}
         self.floor = ep.ZERO
@@ -99,6 +101,14 @@ class Catalog:
             self.staged[row[1:]] = rows.decode_staged(row, value)
         self.queue_depth = sum(1 for _ in self._all(rows.QUEUE))
         self.tombstones = sum(1 for _ in self._all(rows.TOMBSTONE))
+        self.scrub = self._load_scrub()
+
+    def _load_scrub(self) -> verbs.ScrubState:
+        row = self.get(rows.ROW_SCRUB)
+        try:
+            return verbs.ScrubState() if row is None else rows.decode_scrub(rows.ROW_SCRUB, row)
+        except DriveError:
+            return verbs.ScrubState()  # progress alone: the pass begins anew
 
     def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self.engine.scan(prefix, rows.after(prefix))
@@ -227,6 +237,11 @@ class Catalog:
         if self.get(row) is None:
             self.tombstones += 1
         self.put(row, rows.encode_since(row, self.wall()))
+
+    def hint_tombstone(self, key: bytes) -> None:
+        """The scrub met a tombstone: one whose hint went lost has it again."""
+        if self.get(rows.TOMBSTONE + key) is None:
+            self.note_tombstone(key)
 
     def drop_tombstone(self, key: bytes) -> None:
         row = rows.TOMBSTONE + key

@@ -62,6 +62,7 @@ class Files:
 
     def __init__(self, path: str, arena: mmap.mmap, space: layout.Space, *, relaxed: bool) -> None:
         self._root = os.path.join(path, layout.SHARDS)
+        self._quarantine = os.path.join(path, layout.QUARANTINE)
         self._arena = memoryview(arena)
         self._space = space
         self._relaxed = relaxed
@@ -129,6 +130,9 @@ class Files:
     def run(self, work: Callable[[], verbs.Reply], finish: Finish) -> None:
         """Some other work on a file, on one of the threads."""
         self._job(work, finish)
+
+    def scan(self, verb: verbs.ShardScan, finish: Finish) -> None:
+        self._job(lambda: self._scan(verb), finish)
 
     def unlink(self, data_id: bytes) -> None:
         """Removes a file that nothing refers to; called after that is durable. Never fails: a sweep finds it."""
@@ -234,6 +238,7 @@ class Files:
             if not self._relaxed:
                 os.fsync(stage.descriptor)
             if stage.path != stage.target:
+                self._set_aside(stage.target)
                 os.rename(stage.path, stage.target)
             if not self._relaxed:
                 layout.sync_directory(os.path.dirname(stage.target))
@@ -293,6 +298,35 @@ class Files:
         except OSError as error:
             raise of_os_error(error, f"shard file {verb.data_id.hex()}", writing=False) from error
         return verbs.Count(found)
+
+    def _scan(self, verb: verbs.ShardScan) -> verbs.Reply:
+        from node.runtime.drive.whole import scan_blocks
+
+        try:
+            descriptor = os.open(self.path_of(verb.data_id), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                found = os.fstat(descriptor).st_size
+                if verb.size and found != verb.size:
+                    raise DriveError(
+                        DriveFault.CORRUPT, f"{verb.data_id.hex()}: {found} bytes of {verb.size}"
+                    )
+                following, read = scan_blocks(descriptor, verb.data_id, verb.block, verb.max_bytes)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise of_os_error(error, f"shard file {verb.data_id.hex()}", writing=False) from error
+        return verbs.ShardScanned(following, read)
+
+    def _set_aside(self, target: str) -> None:
+        """The file that a rebuilt one replaces goes to quarantine, not away, unless room is short."""
+        aside = os.path.join(self._quarantine, os.path.basename(target))
+        with contextlib.suppress(OSError):  # there is none, or no links here: the rebuild goes on
+            if self._space.tight():
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+            os.link(target, aside)
+            os.utime(aside)
 
     def _slab(self, offset: int, length: int) -> memoryview:
         if offset < 0 or length < 0 or offset + length > len(self._arena):

@@ -22,7 +22,7 @@ import msgspec
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from node.protocol import epoch as ep
-from node.protocol.verbs import DriveFault
+from node.protocol.verbs import DriveFault, ScrubState
 from node.runtime.drive.faults import DriveError
 
 CATALOG_FORMAT = 1
@@ -35,6 +35,7 @@ ROW_CLEAN = META + b"clean"
 ROW_FILLING = META + b"filling"  # a replaced drive until it is rebuilt
 ROW_VIEW = META + b"view"  # the newest view of the set that was adopted
 ROW_DRIVE = META + b"drive"
+ROW_SCRUB = META + b"scrub"
 
 SHARD_NONE = b""
 SHARD_APART = b"\x01"  # in a row of its own
@@ -72,6 +73,7 @@ class StagedRow(msgspec.Struct, array_like=True, frozen=True):
 _encoder = msgspec.msgpack.Encoder()
 _register = msgspec.msgpack.Decoder(RegisterRow)
 _queue = msgspec.msgpack.Decoder(QueueRow)
+_scrub = msgspec.msgpack.Decoder(ScrubState)
 _data = msgspec.msgpack.Decoder(DataRow)
 _staged = msgspec.msgpack.Decoder(StagedRow)
 _SINCE = struct.Struct(">d")
@@ -119,6 +121,10 @@ def decode_data(row: bytes, value: bytes) -> DataRow:
 
 def decode_staged(row: bytes, value: bytes) -> StagedRow:
     return _decode(row, value, _staged)  # type: ignore[arg-type,return-value]
+
+
+def decode_scrub(row: bytes, value: bytes) -> ScrubState:
+    return _decode(row, value, _scrub)  # type: ignore[arg-type,return-value]
 
 
 def encode_since(row: bytes, since_s: float) -> bytes:

@@ -23,6 +23,7 @@ from node.runtime.drive.files import Files
 from node.runtime.drive.keys import Keys
 from node.runtime.drive.remains import Remains
 from node.runtime.drive.scans import Scans
+from node.runtime.drive.scrub import Scrubs
 from node.runtime.drive.syncer import Encoded, Syncer
 
 
@@ -95,7 +96,7 @@ class Store:
             self._start_sweep()
 
     def _small_verbs(self) -> dict[type, Callable[..., tuple[verbs.Reply, bool]]]:
-        keys, scans = self._keys, self._scans
+        keys, scans, scrubs = self._keys, self._scans, Scrubs(self.catalog)
         return {
             verbs.Read: keys.read,
             verbs.Fence: keys.fence,
@@ -114,6 +115,8 @@ class Store:
             verbs.Pending: scans.pending,
             verbs.Tombstones: scans.tombstones,
             verbs.Standing: keys.standing,
+            verbs.Scrub: scrubs.page,
+            verbs.ScrubMark: scrubs.mark,
             verbs.Filled: keys.filled,
         }
 
@@ -148,6 +151,8 @@ class Store:
                         DriveFault.NOT_FOUND, f"{verb.data_id.hex()} is not stored here"
                     )
                 self.files.check(verb, finish)
+            case verbs.ShardScan():
+                self.files.scan(verb, finish)
             case verbs.IdentityRead():
                 self.files.run(self._identity.read, finish)
             case verbs.IdentityWrite():
@@ -278,6 +283,7 @@ class Store:
             catalog.queue_depth,
             took_s,
             catalog.filling,
+            catalog.scrub,
         )
 
     def _start_sweep(self) -> None:
