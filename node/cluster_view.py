@@ -26,6 +26,7 @@ from node.observe.health import Health
 from node.peer.inbound import PeerContext
 from node.repair_facts import DriveFacts, FillFacts, NodeFacts
 from node.rpc.methods import Method
+from node.store.drive_gate import LocalDrive
 
 if TYPE_CHECKING:
     from node.compose import Node
@@ -110,19 +111,30 @@ class ClusterView:
             await self._accept_here(order.path)
         return _encode(self._own())
 
+    def _own_drive(self, drive: LocalDrive) -> DriveFacts:
+        usage = drive.usage
+        if usage is None:
+            return DriveFacts(
+                drive.index, drive.path, drive.drive_id.hex(), drive.state.name.lower()
+            )
+        engine = self._node.engine
+        # The scrubber's own word is newer than the last drive check.
+        scrub = engine.scrubber.states.get(drive.drive_id, usage.scrub) if engine else usage.scrub
+        return DriveFacts(
+            drive.index,
+            drive.path,
+            drive.drive_id.hex(),
+            drive.state.name.lower(),
+            usage.total_bytes,
+            usage.free_bytes,
+            scrub.finished_s,
+            scrub.started_s > 0,
+            scrub.faults,
+        )
+
     def _own(self) -> NodeFacts:
         node = self._node
-        drives = tuple(
-            DriveFacts(
-                d.index,
-                d.path,
-                d.drive_id.hex(),
-                d.state.name.lower(),
-                d.usage.total_bytes if d.usage else 0,
-                d.usage.free_bytes if d.usage else 0,
-            )
-            for d in node.gate.local_drives()
-        )
+        drives = tuple(self._own_drive(drive) for drive in node.gate.local_drives())
         engine = node.engine
         if engine is None:
             return NodeFacts(drives)
@@ -231,6 +243,7 @@ class ClusterView:
         said = {drive.index: drive for drive in facts.drives} if facts else {}
         paths = [v.path for v in self._node.settings.volumes if v.node == name]
         found = []
+        now = self._node.clock.now()
         for index, path in enumerate(paths):
             drive = said.get(index)
             found.append(
@@ -242,6 +255,11 @@ class ClusterView:
                     state=drive.state if drive and alive else "unknown",
                     total_bytes=drive.total_bytes if drive else None,
                     free_bytes=drive.free_bytes if drive else None,
+                    scrub_age_s=max(now - drive.scrubbed_s, 0.0)
+                    if drive and drive.scrubbed_s
+                    else None,
+                    scrubbing=bool(drive and drive.scrubbing),
+                    scrub_faults=drive.scrub_faults if drive else 0,
                 )
             )
         return tuple(found)

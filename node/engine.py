@@ -105,6 +105,7 @@ class Engine:
         sources = ShardSources(self.cluster, gate, arena)
         self.healer = Healer(self.cluster, self.lookup, sources, gate, arena)
         self.lookup.rebuilder = self.healer
+        self.lookup.hedged = node.metrics.hedge
         intake = Intake(self.cluster, gate, arena, node.cpu, node.rng)
         lister = Lister(self.cluster, self.lookup)
         self.documents = Documents(self.cluster, self.lookup, self.writer, node.rng)

@@ -19,6 +19,9 @@ class DriveFacts(msgspec.Struct, array_like=True, frozen=True):
     state: str
     total_bytes: int = 0
     free_bytes: int = 0
+    scrubbed_s: float = 0.0  # wall clock of the last full pass, or of the taking in; 0: not known
+    scrubbing: bool = False
+    scrub_faults: int = 0  # of the pass under way, or of the last one
 
 
 class FillFacts(msgspec.Struct, array_like=True, frozen=True):

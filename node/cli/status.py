@@ -61,7 +61,7 @@ def _print_nodes(nodes: list[dict[str, Any]], console: Console) -> None:
 
 
 def _print_drives(nodes: list[dict[str, Any]], console: Console) -> None:
-    table = Table("drive", "set", "state", "free", "of", box=None, pad_edge=False)
+    table = Table("drive", "set", "state", "free", "of", "last scrub", box=None, pad_edge=False)
     for node in nodes:
         for drive in node.get("drives", []):
             table.add_row(
@@ -70,9 +70,19 @@ def _print_drives(nodes: list[dict[str, Any]], console: Console) -> None:
                 _state(drive.get("state", "?")),
                 _bytes(drive.get("free_bytes")),
                 _bytes(drive.get("total_bytes")),
+                _scrub(drive),
             )
     if table.row_count:
         console.print(table)
+
+
+def _scrub(drive: dict[str, Any]) -> str:
+    faults = drive.get("scrub_faults", 0)
+    found = f", {faults} faults" if faults else ""
+    if drive.get("scrubbing"):
+        return f"under way{found}"
+    age = _age(drive.get("scrub_age_s"))
+    return f"{age} ago{found}" if age else ""
 
 
 def _print_sets(sets: list[dict[str, Any]], console: Console) -> None:

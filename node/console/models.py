@@ -15,7 +15,10 @@ class Facts(BaseModel):
 
 
 class Drive(Facts):
-    """`state`: a node.store.drive_gate.DriveState in lower case, or "unknown" for a dark node's drive."""
+    """`state`: a node.store.drive_gate.DriveState in lower case, or "unknown" for a dark node's drive.
+
+    `scrub_age_s`: since the last full pass over it, or since it was taken in; None: not known.
+    """
 
     index: int
     path: str
@@ -24,6 +27,9 @@ class Drive(Facts):
     state: str
     total_bytes: int | None = None
     free_bytes: int | None = None
+    scrub_age_s: float | None = None
+    scrubbing: bool = False
+    scrub_faults: int = 0
 
 
 class Node(Facts):

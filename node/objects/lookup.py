@@ -11,6 +11,7 @@ a vain fence costs availability. The older version is never served meanwhile.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -122,6 +123,7 @@ class Lookup:
         self._cluster = cluster
         self._clock = cluster.clock
         self.rebuilder: Rebuilder | None = None  # set by compose: heal needs lookup as well
+        self.hedged: Callable[[str], None] = lambda cls: None  # counts them; set by compose
 
     async def find(
         self,
@@ -231,7 +233,8 @@ class Lookup:
             if await gathering.until(enough, bound):
                 return
             if queue and gathering.pending:
-                self._send(gathering, view, queue.pop(0), verb, deadline)  # hedge
+                self.hedged("lookup")
+                self._send(gathering, view, queue.pop(0), verb, deadline)
             elif left <= bound or len(asked.states) >= view.read_quorum:
                 return
 

@@ -56,6 +56,10 @@ class WriteObserver(Protocol):
 
     def stripe_margin(self, set_index: int, margin: int) -> None: ...
 
+    def straggler(self, cls: str) -> None:
+        """A write was acknowledged while some of its drives had not answered yet."""
+        ...
+
     def lock_timeout(self, operation: str) -> None:
         """No quorum for a key's lock; `operation` is a class of lock_class."""
         ...
@@ -370,6 +374,7 @@ class Writer:
                 self._unlock(locked)
             self._observer.stripe_margin(view.index, len(votes.yes) - record.k)
             if gathering.pending:
+                self._observer.straggler("commit")
                 self._cluster.spawn(
                     self._finish_later(view, key, record.epoch, gathering, take, votes, locked)
                 )

@@ -278,6 +278,7 @@ class Catalog:
         self.hedges = Counters(
             r, "holdfast_hedges", "Second questions sent since the first was late.", ["class"]
         )
+        self.hedges.cell("lookup")
         self.stragglers = Counters(
             r, "holdfast_stragglers", "Parts of a call that were not waited for.", ["class"]
         )
