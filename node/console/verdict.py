@@ -31,7 +31,7 @@ class Verdict:
 
 
 def judge(facts: Cluster) -> Verdict:
-    problems = [*facts.notices, *_nodes(facts), *_drives(facts), *_repair(facts)]
+    problems = [*_notices(facts), *_nodes(facts), *_drives(facts), *_repair(facts)]
     if facts.durability == "relaxed":
         problems.append(
             "durability is relaxed: acknowledged writes are lost when the power of several nodes fails"
@@ -91,15 +91,25 @@ def _since(node: Node) -> str:
     return "" if node.since_s is None else f" since {duration(node.since_s)}"
 
 
+def _notices(facts: Cluster) -> list[str]:
+    """What the node says itself, but for drives that do not answer: their state is said already."""
+    silent = tuple(f"{place}: does not answer" for place in _sick(facts))
+    return [notice for notice in facts.notices if not notice.startswith(silent)]
+
+
 def _drives(facts: Cluster) -> list[str]:
+    return [f"{place} is {state}" for place, state in _sick(facts).items()]
+
+
+def _sick(facts: Cluster) -> dict[str, str]:
     """Drives of nodes that are there: those of a dark node are dark with it."""
-    return [
-        f"{node.name}{drive.path} is {drive.state}"
+    return {
+        f"{node.name}{drive.path}": drive.state
         for node in facts.nodes
         if node.state in ("up", "suspect")
         for drive in node.drives
         if drive.state not in ("online", "unknown")
-    ]
+    }
 
 
 def _repair(facts: Cluster) -> list[str]:

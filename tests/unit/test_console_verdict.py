@@ -92,3 +92,12 @@ def test_figures_as_people_say_them() -> None:
 def test_writes_of_this_moment_are_no_news() -> None:
     repair = models.Repair(undecided=3, undecided_oldest_s=0.2)
     assert judge(healthy().model_copy(update={"repair": repair})).level is Level.GOOD
+
+
+def test_a_hung_drive_is_said_once() -> None:
+    said = "node2:9002/data/disk2: does not answer (drive /data/disk2 is hung)"
+    other = "node3:9002/data/disk1: does not answer (deadline)"
+    facts = one_dark().model_copy(update={"notices": (said, other)})
+    problems = judge(facts).problems
+    assert said not in problems and other in problems
+    assert "node2:9002/data/disk2 is hung" in problems
