@@ -186,6 +186,8 @@ SCRUB_INTERVAL_S = 10.0
 
 # ---- commits -------------------------------------------------------------------------------------
 COMMIT_ATTEMPTS = 5  # new epochs for one request, each only after the one before was proved dead
+TOPS_KEPT = 8192  # keys whose top a coordinator remembers from its own writes
+TOPS_GUESS_SHARE = 0.75  # a guessed base must have been right so often lately to be tried
 FINISH_PATIENCE_S = 2.0  # how long late votes are waited for before "decided" names who missed it
 UNLOCK_PATIENCE_S = 0.05  # how long the unlock waits for late votes to travel with "decided"
 LOCK_ATTEMPT_S = 1.0

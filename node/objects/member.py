@@ -92,14 +92,25 @@ class Member:
         )
 
     def commit(
-        self, ask: messages.CommitAt, made: Callable[[Replies], T], *, deadline: float
+        self, ask: messages.CommitAt, made: Callable[[messages.Replies], T], *, deadline: float
     ) -> asyncio.Future[T]:
+        """With a lock request the drives are asked only where it is granted at once."""
+        lock = b""
+        if ask.lock:
+            answer = self._locks.answer(ask.lock)
+            # Nobody stands in line with data in hand: who does not get the lock now comes again.
+            assert not isinstance(answer, asyncio.Future)
+            granted, lock = self._locks.encoded(answer)
+            if not granted:
+                refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+                refused.set_result(made(messages.Replies((), lock)))
+                return refused
         return self._gate.together(
             [
                 (drive, verbs.encode(verbs.Commit(ask.key, ask.record, shard, ask.view)))
                 for drive, shard in ask.drives
             ],
-            made,
+            lambda answers: made(messages.Replies(answers, lock)),
             operation="Commit",
             deadline=deadline,
         )

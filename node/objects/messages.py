@@ -25,12 +25,16 @@ class Prepared(msgspec.Struct, array_like=True, frozen=True):
 
 
 class CommitAt(msgspec.Struct, array_like=True, frozen=True):
-    """One commit at these drives: (drive id, framed inline shard or b"")."""
+    """One commit at these drives: (drive id, framed inline shard or b"").
+
+    `lock`: b"" or a locks.messages request; then the drives are asked only where the lock is granted.
+    """
 
     key: bytes
     record: bytes
     drives: tuple[tuple[bytes, bytes], ...]
     view: int = 0  # of the set, as the sender knows it now
+    lock: bytes = b""
 
 
 class Finish(msgspec.Struct, array_like=True, frozen=True):
@@ -50,7 +54,10 @@ class VerbsAt(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Replies(msgspec.Struct, array_like=True, frozen=True):
+    """`lock`: the lock server's answer to a commit that asked for one; `replies` is empty when it refused."""
+
     replies: tuple[bytes, ...]
+    lock: bytes = b""
 
 
 class ShardWriteHeader(msgspec.Struct, array_like=True, frozen=True):

@@ -176,10 +176,10 @@ class Cluster:
 
     # ---- requests to one member, as futures -----------------------------------------------------
     def prepare(
-        self, member: Members, key: bytes, lock: bytes, *, deadline: float
+        self, member: Members, key: bytes, lock: bytes, *, tops: bool = True, deadline: float
     ) -> asyncio.Future[messages.Prepared | bytes]:
-        """A result of type bytes is an encoded Prepared (see `prepared`)."""
-        ask = messages.Prepare(lock, key, member.drives)
+        """`tops`: read them, too. A result of type bytes is an encoded Prepared (see `prepared`)."""
+        ask = messages.Prepare(lock, key, member.drives if tops else ())
         if member.node == self.me:
             return self.member.prepare(ask, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]
@@ -192,10 +192,13 @@ class Cluster:
         key: bytes,
         record: bytes,
         drives: tuple[tuple[bytes, bytes], ...],
+        lock: bytes = b"",
         *,
+        view_number: int,
         deadline: float,
-    ) -> asyncio.Future[tuple[bytes, ...] | bytes]:
-        ask = messages.CommitAt(key, record, drives, self.views[member.set_index].number)
+    ) -> asyncio.Future[messages.Replies | bytes]:
+        """`view_number`: of the view that the write began with. A result of type bytes is an encoded Replies."""
+        ask = messages.CommitAt(key, record, drives, view_number, lock)
         if member.node == self.me:
             return self.member.commit(ask, _same, deadline=deadline)
         return self.peers.call(  # type: ignore[return-value]
@@ -248,6 +251,10 @@ class Cluster:
 
 def prepared(answer: messages.Prepared | bytes) -> messages.Prepared:
     return messages.decode_prepared(answer) if isinstance(answer, bytes) else answer
+
+
+def voted(answer: messages.Replies | bytes) -> messages.Replies:
+    return messages.decode_replies(answer) if isinstance(answer, bytes) else answer
 
 
 def replies(answer: tuple[bytes, ...] | bytes) -> tuple[bytes, ...]:

@@ -7,6 +7,12 @@ again and try anew. Anything else when the answers are in, or the deadline is up
 unknown, 503, and no new attempt for this request. The lock only orders writers; safety comes from
 the base check at the drives, so a lock that was lost in the middle harms nothing.
 
+Where the base can be guessed (node.objects.tops) a write takes one round: COMMIT carries the lock request,
+and a node asks its drives only when its lock server has granted. A wrong guess is refused by the
+drives, and their answers name the tops that the next attempt needs. Where others hold the lock, the
+write stands in line for it, then asks the drives that were left out: they have by then accepted the holder's
+write, so the attempt ends one way or the other before a new one begins.
+
 An acknowledgement prefers margin: with every node alive it waits, for a small bounded time, until one
 node's worth of drives more than k have the write, so that any one node may go dark at once.
 """
@@ -39,9 +45,11 @@ from node.limits import (
     UNLOCK_PATIENCE_S,
 )
 from node.objects import messages
+from node.objects.attempt import Attempt
 from node.objects.gathering import Gathering
 from node.objects.lookup import Found, Lookup
-from node.objects.sets import SYSTEM_BUCKET, Cluster, Members, SetView, prepared, replies
+from node.objects.sets import SYSTEM_BUCKET, Cluster, Members, SetView, prepared
+from node.objects.tops import Guess, Tops
 from node.protocol import epoch as ep
 from node.protocol import record as records
 from node.protocol import verbs
@@ -67,7 +75,7 @@ class WriteObserver(Protocol):
 
 @dataclass(slots=True)
 class _Locked:
-    """A key whose lock is held and whose tops were read."""
+    """A key whose lock is held, and what is known of its tops."""
 
     resource: str
     release: (
@@ -75,33 +83,11 @@ class _Locked:
     )
     held: HeldLock | None = None
     states: dict[int, verbs.State] = field(default_factory=dict)
+    top: bytes = ep.ZERO
 
     @property
     def is_held(self) -> bool:
         return bool(self.release) or self.held is not None
-
-    @property
-    def top(self) -> bytes:
-        return max((state.top for state in self.states.values()), default=ep.ZERO)
-
-
-@dataclass(slots=True)
-class _Votes:
-    """The answers to one commit, by slot."""
-
-    yes: set[int] = field(default_factory=set)
-    no: set[int] = field(default_factory=set)
-    gone: set[int] = field(default_factory=set)  # refused by the bucket's generation
-    faults: dict[int, str] = field(default_factory=dict)
-
-    def take(self, slots: Collection[int], answer: tuple[bytes, ...]) -> None:
-        for slot, data in zip(slots, answer, strict=False):
-            reply = verbs.decode_reply(data)
-            if isinstance(reply, verbs.Committed):
-                chosen = self.yes if reply.accepted else self.gone if reply.bucket_gone else self.no
-                chosen.add(slot)
-            elif isinstance(reply, verbs.Failed):
-                self.faults[slot] = f"{reply.fault} {reply.detail}"
 
 
 class Writer:
@@ -124,6 +110,7 @@ class Writer:
         self._incarnation = incarnation
         self._observer = observer
         self._owner_count = 0
+        self._tops = Tops()
         self._lingering: dict[str, _Locked] = {}  # acknowledged; the unlock waits for late votes
 
     async def write(
@@ -145,55 +132,166 @@ class Writer:
         commit). `skip_absent`: where nothing is held there is nothing to do (a delete) -> None.
         """
         key = key or records.catalog_key(*name)
-        resource = f"object:{name[0]}/{name[1]}"
-        locked = await self._lock(view, key, resource, lock_class(name), deadline)
+        attempt: Attempt | None = None
+        guess = self._guess(view, name, key, condition, skip_absent)
+        if guess is not None and guess.likely:
+            attempt = self._attempt(view, key, make, guess.base, shards, staged)
+            locked = await self._at_once(attempt, name, deadline)
+            if locked is None:
+                attempt = None
+            else:
+                self._tops.judged(guess, not attempt.refused)
+        else:
+            locked = None
+        if locked is None:
+            tops = condition is None or skip_absent
+            locked = await self._lock(view, key, name, tops, deadline)
+            if guess is not None:
+                self._tops.judged(guess, locked.top <= guess.base)
         finished = False
         try:
-            if skip_absent and not any(state.entries for state in locked.states.values()):
-                return None
             for _attempt in range(COMMIT_ATTEMPTS):
-                if condition is not None:
-                    base = await self._judge_condition(view, key, condition, deadline)
-                else:
+                if attempt is None:
+                    if skip_absent and not any(state.entries for state in locked.states.values()):
+                        return None
                     base = locked.top
-                epoch = ep.make(ep.number(base) + 1, self._attempts.next())
-                record = make(epoch, base)
-                committed = await self._commit(view, key, record, locked, shards, staged, deadline)
-                if committed:
+                    if condition is not None:
+                        base = await self._judge_condition(view, key, condition, deadline)
+                    attempt = self._attempt(view, key, make, base, shards, staged)
+                    self._send(attempt, deadline)
+                if await self._concluded(attempt, locked, deadline):
                     finished = True
+                    record = attempt.record
+                    self._tops.wrote(key, record.epoch, is_object=record.kind == Kind.OBJECT)
                     return record
-                locked.states = await self._read_tops(view, key, deadline)
+                if skip_absent or attempt.votes < view.read_quorum:
+                    await self._read_tops(view, key, locked, deadline)
+                else:
+                    locked.top = max(locked.top, attempt.top)  # the refusals said what a read would
+                attempt = None
             raise LockContended("the key is written by others too fast")
         finally:
             if not finished:
+                self._tops.forget(key)
                 self._finish(view, key, b"", (), locked, deadline)
 
-    # ---- lock and tops --------------------------------------------------------------------------
-    async def _lock(
-        self, view: SetView, key: bytes, resource: str, named: str, deadline: float
-    ) -> _Locked:
+    def _guess(
+        self,
+        view: SetView,
+        name: tuple[str, str],
+        key: bytes,
+        condition: Condition | None,
+        skip_absent: bool,
+    ) -> Guess | None:
+        """None for writes that must read in any case. Documents of the system number their versions by epoch."""
+        if condition is not None or name[0] == SYSTEM_BUCKET:
+            return None
+        if skip_absent and not self._tops.wrote_object(key):
+            return None
+        return self._tops.guess(view.index, name[0], key)
+
+    def _attempt(
+        self,
+        view: SetView,
+        key: bytes,
+        make: Make,
+        base: bytes,
+        shards: Mapping[int, bytes] | None,
+        staged: Collection[int] | None,
+    ) -> Attempt:
+        epoch = ep.make(ep.number(base) + 1, self._attempts.next())
+        return Attempt(self._cluster, view, key, make(epoch, base), shards, staged)
+
+    # ---- lock and commit in one round ------------------------------------------------------------
+    async def _at_once(
+        self, attempt: Attempt, name: tuple[str, str], deadline: float
+    ) -> _Locked | None:
+        """Sends the attempt with the lock request. None: it reached no drive, the write begins anew.
+
+        Else it was sent to all of its drives, or is dead, or ended unknown. OutcomeUnknown when the lock cannot
+        be had where others hold it: what some drives have taken may still be completed by a reader.
+        """
+        view = attempt.view
+        round_ = Round(self._cluster.nodes, LockMode.WRITE)
+        members = self._lock_members(view, round_)
+        able = sum(len(attempt.slots_of(member)) for member in members)
+        if len(members) < round_.quorum or able < attempt.quorum:
+            return None
+        resource = _resource(name)
+        acquire, release = self._lock_requests(resource, deadline)
+        attempt.send_locking(members, acquire, round_, deadline=deadline)
+
+        def enough() -> bool:
+            if attempt.refused:  # the next attempt needs the lock
+                return round_.state is not RoundState.PENDING
+            return attempt.accepted or round_.state is RoundState.LOST
+
+        try:
+            left = deadline - self._clock.monotonic()
+            await attempt.until(lambda: enough() or round_.contended, left)
+            if not enough() and attempt.pending:
+                await attempt.until(enough, min(left, LOCK_LATE_S))  # as in _lock
+        except asyncio.CancelledError:
+            self._release(round_.close(), release, deadline)
+            raise
+        if attempt.accepted or round_.state is RoundState.WON:
+            if not attempt.refused:
+                attempt.send_skipped(deadline=deadline)
+            return _Locked(resource, release)
+        self._release(round_.close(), release, deadline)
+        if attempt.untouched:
+            return None
+        if attempt.refused and not attempt.bucket_gone:
+            return await self._lock_queued(view, attempt.key, name, True, deadline)
+        if not attempt.skipped or attempt.bucket_gone:
+            return _Locked(resource, b"")
+        try:
+            held = await self._locks.acquire(
+                (resource,), LockMode.WRITE, deadline, lock_class(name)
+            )
+        except LockError as error:
+            raise OutcomeUnknown(
+                "others hold the lock of this key, and some drives have this write"
+            ) from error
+        attempt.send_skipped(deadline=deadline)
+        return _Locked(resource, b"", held)
+
+    def _lock_requests(self, resource: str, deadline: float) -> tuple[bytes, bytes]:
+        """(acquire, release), encoded, of an owner of its own."""
         if self._lingering and (before := self._lingering.get(resource)) is not None:
             self._unlock(before)  # it travels ahead of what follows
         self._owner_count += 1
         owner = Owner(self._cluster.me, self._incarnation, self._owner_count)
-        now = self._clock.monotonic()
-        bound = min(LOCK_ATTEMPT_S, deadline - now)
-        request = encode_lock(Acquire((resource,), LockMode.WRITE, owner, bound))
-        release = encode_lock(Release((resource,), owner))
+        resources = (resource,)
+        bound_s = min(LOCK_ATTEMPT_S, deadline - self._clock.monotonic())
+        acquire = Acquire(resources, LockMode.WRITE, owner, bound_s)
+        return encode_lock(acquire), encode_lock(Release(resources, owner))
+
+    # ---- lock and tops --------------------------------------------------------------------------
+    async def _lock(
+        self, view: SetView, key: bytes, name: tuple[str, str], tops: bool, deadline: float
+    ) -> _Locked:
+        """`tops`: read them as well; who judges a condition reads behind the lock."""
+        bound = min(LOCK_ATTEMPT_S, deadline - self._clock.monotonic())
+        resource = _resource(name)
+        request, release = self._lock_requests(resource, deadline)
         round_ = Round(self._cluster.nodes, LockMode.WRITE)
         gathering: Gathering[str, messages.Prepared | bytes] = Gathering()
         states: dict[int, verbs.State] = {}
         members = self._lock_members(view, round_)
+        wanted = view.read_quorum if tops else 0
         for member in members:
             gathering.add(
                 member.node,
-                self._cluster.prepare(member, key, request, deadline=now + bound),
+                self._cluster.prepare(
+                    member, key, request, tops=tops, deadline=self._clock.monotonic() + bound
+                ),
             )
 
         def enough() -> bool:
             self._take_prepared(view, gathering, round_, states)
             return round_.state is RoundState.LOST or (
-                round_.state is RoundState.WON and len(states) >= view.read_quorum
+                round_.state is RoundState.WON and len(states) >= wanted
             )
 
         try:
@@ -206,7 +304,7 @@ class Writer:
             self._release(round_.close(), release, deadline)
             raise
         if won and round_.state is RoundState.WON:
-            return _Locked(resource, release, None, states)
+            return self._with_tops(view, _Locked(resource, release), states)
         cause = round_.cause
         lost_to_others = round_.state is RoundState.LOST and cause in (
             LossCause.TAKEN,
@@ -216,28 +314,33 @@ class Writer:
         drives = sum(len(member.drives) for member in members)
         reachable = len(members) >= round_.quorum and drives >= view.read_quorum
         if not lost_to_others and not reachable:
-            self._observer.lock_timeout(named)
+            self._observer.lock_timeout(lock_class(name))
             raise QuorumLost(
                 f"no quorum for the lock and the drives of this key: "
                 f"{len(round_.granted)} lock servers and {len(states)} drives answered"
             )
-        return await self._lock_queued(view, key, resource, named, deadline)
+        return await self._lock_queued(view, key, name, tops, deadline)
 
     async def _lock_queued(
-        self, view: SetView, key: bytes, resource: str, named: str, deadline: float
+        self, view: SetView, key: bytes, name: tuple[str, str], tops: bool, deadline: float
     ) -> _Locked:
         """Somebody else holds the lock, or the attempt timed out: in line, with the retries of the policy."""
         try:
-            held = await self._locks.acquire((resource,), LockMode.WRITE, deadline, named)
+            held = await self._locks.acquire(
+                (_resource(name),), LockMode.WRITE, deadline, lock_class(name)
+            )
         except LockTimeout as error:
             raise QuorumLost("no quorum of lock servers answered in time") from error
         except LockError as error:
             raise LockContended("the key is locked by other writers") from error
+        locked = _Locked(_resource(name), b"", held)
         try:
-            return _Locked(resource, b"", held, await self._read_tops(view, key, deadline))
+            if tops:
+                await self._read_tops(view, key, locked, deadline)
         except BaseException:
             held.release()
             raise
+        return locked
 
     def _lock_members(self, view: SetView, round_: Round) -> list[Members]:
         """Every reachable lock server, with its drives of the set; the dead ones are counted as failed."""
@@ -273,9 +376,7 @@ class Writer:
         members = [Members(node, (), ()) for node in servers]
         self._cluster.finish(members, b"", b"", (), release, deadline=deadline)
 
-    async def _read_tops(
-        self, view: SetView, key: bytes, deadline: float
-    ) -> dict[int, verbs.State]:
+    async def _read_tops(self, view: SetView, key: bytes, locked: _Locked, deadline: float) -> None:
         gathering: Gathering[str, messages.Prepared | bytes] = Gathering()
         states: dict[int, verbs.State] = {}
         for member in self._cluster.reachable(view):
@@ -290,7 +391,14 @@ class Writer:
 
         if not await gathering.until(enough, deadline - self._clock.monotonic()):
             raise QuorumLost("too few drives answered to write")
-        return states
+        self._with_tops(view, locked, states)
+
+    def _with_tops(self, view: SetView, locked: _Locked, states: dict[int, verbs.State]) -> _Locked:
+        locked.states = states
+        for state in states.values():
+            locked.top = max(locked.top, state.top)
+            self._tops.floor(view.index, state.floor)
+        return locked
 
     async def _judge_condition(
         self, view: SetView, key: bytes, condition: Condition, deadline: float
@@ -310,111 +418,59 @@ class Writer:
         raise LockContended("the key is written by others too fast")
 
     # ---- commit and after -----------------------------------------------------------------------
-    async def _commit(
-        self,
-        view: SetView,
-        key: bytes,
-        record: Record,
-        locked: _Locked,
-        shards: Mapping[int, bytes] | None,
-        staged: Collection[int] | None,
-        deadline: float,
-    ) -> bool:
+    def _send(self, attempt: Attempt, deadline: float) -> None:
+        reachable = self._cluster.reachable(attempt.view)
+        able = sum(len(attempt.slots_of(member)) for member in reachable)
+        if able < attempt.quorum:
+            raise QuorumLost(f"{able} drives can take the write, {attempt.quorum} are needed")
+        attempt.send(reachable, deadline=deadline)
+
+    async def _concluded(self, attempt: Attempt, locked: _Locked, deadline: float) -> bool:
         """True: acknowledged. False: dead for ever, try anew. Raises when the outcome is unknown."""
-        quorum = max(record.k, view.n // 2 + 1)
-        encoded = records.encode(record)
-        targets: dict[str, tuple[int, ...]] = {}
-        gathering: Gathering[str, tuple[bytes, ...] | bytes] = Gathering()
-        reachable = self._cluster.reachable(view)
-        for member in reachable:
-            slots = tuple(s for s in member.slots if staged is None or s in staged)
-            if slots:
-                targets[member.node] = slots
-        asked = sum(map(len, targets.values()))
-        if asked < quorum:
-            raise QuorumLost(f"{asked} drives can take the write, {quorum} are needed")
-        for member in reachable:
-            slots = targets.get(member.node, ())
-            if slots:
-                drives = tuple(
-                    (view.drive_of[s], shards[s] if shards is not None else b"") for s in slots
-                )
-                gathering.add(
-                    member.node,
-                    self._cluster.commit(member, key, encoded, drives, deadline=deadline),
-                )
-        votes = _Votes()
-
-        def take() -> None:
-            while gathering.results:
-                node = next(iter(gathering.results))
-                votes.take(targets[node], replies(gathering.results.pop(node)))
-
-        def judged() -> bool:
-            take()
-            refused = len(votes.no) + len(votes.gone)
-            return len(votes.yes) >= quorum or refused > view.n - quorum
-
-        await gathering.until(judged, deadline - self._clock.monotonic())
-        if len(votes.yes) >= quorum:
-            wanted = min(record.k + view.drives_per_node, asked)
-            full = len(reachable) == len(view.members)
-            waited_for = [n for n in targets if not self._cluster.is_quiet(n)]
+        view = attempt.view
+        await attempt.decided(deadline - self._clock.monotonic())
+        if attempt.accepted:
+            wanted = min(attempt.record.k + view.drives_per_node, attempt.asked)
+            full = len(self._cluster.reachable(view)) == len(view.members)
 
             def comfortable() -> bool:
-                take()
-                return full and len(votes.yes) >= wanted
+                return full and len(attempt.yes) >= wanted
 
-            def enough() -> bool:
-                return comfortable() or not any(map(gathering.is_pending, waited_for))
-
-            await gathering.until(enough, STRAGGLER_BOUND_S)
-            if gathering.pending and not comfortable():
+            await attempt.until(
+                lambda: comfortable() or not attempt.waits_for_any(self._cluster.is_quiet),
+                STRAGGLER_BOUND_S,
+            )
+            if attempt.pending and not comfortable():
                 # Somebody keeps silent: the client's next write of this key must not wait for that.
                 self._unlock(locked)
-            self._observer.stripe_margin(view.index, len(votes.yes) - record.k)
-            if gathering.pending:
+            self._observer.stripe_margin(view.index, len(attempt.yes) - attempt.record.k)
+            if attempt.pending:
                 self._observer.straggler("commit")
-                self._cluster.spawn(
-                    self._finish_later(view, key, record.epoch, gathering, take, votes, locked)
-                )
+                self._cluster.spawn(self._finish_later(attempt, locked))
             else:
-                missed = tuple(s for s in range(view.n) if s not in votes.yes)
-                self._finish(view, key, record.epoch, missed, locked, deadline)
+                epoch = attempt.record.epoch
+                self._finish(view, attempt.key, epoch, attempt.missed, locked, deadline)
             return True
-        if len(votes.gone) > view.n - quorum:
+        if attempt.bucket_gone:
             raise NoSuchBucket()
-        if len(votes.no) + len(votes.gone) > view.n - quorum:
+        if attempt.refused:
             return False
         raise OutcomeUnknown(
-            f"{len(votes.yes)} of {quorum} drives confirmed the write; it may be visible or not "
-            f"({_first_fault(votes, gathering)})"
+            f"{len(attempt.yes)} of {attempt.quorum} drives confirmed the write; it may be visible or not "
+            f"({attempt.first_fault()})"
         )
 
-    async def _finish_later(
-        self,
-        view: SetView,
-        key: bytes,
-        epoch: bytes,
-        gathering: Gathering[str, tuple[bytes, ...] | bytes],
-        take: Callable[[], None],
-        votes: _Votes,
-        locked: _Locked,
-    ) -> None:
+    async def _finish_later(self, attempt: Attempt, locked: _Locked) -> None:
         """A node that keeps silent holds up the word "decided", which names who missed the write, not the lock."""
-
-        def all_in() -> bool:
-            take()
-            return gathering.pending == 0
-
         if locked.is_held:
             self._lingering[locked.resource] = locked
-            if not await gathering.until(all_in, UNLOCK_PATIENCE_S):
+            await attempt.until(lambda: not attempt.pending, UNLOCK_PATIENCE_S)
+            if attempt.pending:
                 self._unlock(locked)
-        await gathering.until(all_in, FINISH_PATIENCE_S)
-        missed = tuple(s for s in range(view.n) if s not in votes.yes)
+        await attempt.until(lambda: not attempt.pending, FINISH_PATIENCE_S)
         deadline = self._clock.monotonic() + FINISH_PATIENCE_S
-        self._finish(view, key, epoch, missed, locked, deadline)
+        epoch = attempt.record.epoch
+        self._finish(attempt.view, attempt.key, epoch, attempt.missed, locked, deadline)
 
     def _finish(
         self,
@@ -452,6 +508,10 @@ class Writer:
         return tuple(n for n in self._cluster.nodes if n == me or not membership.is_dead(n))
 
 
+def _resource(name: tuple[str, str]) -> str:
+    return f"object:{name[0]}/{name[1]}"
+
+
 def lock_class(name: tuple[str, str]) -> str:
     """The class that metrics count a key's lock under: object, bucket, iam or config; never the key itself."""
     bucket, key = name
@@ -469,11 +529,3 @@ def _take_states(
         reply = verbs.decode_reply(data)
         if isinstance(reply, verbs.State):
             states[slot] = reply
-
-
-def _first_fault(votes: _Votes, gathering: Gathering[str, tuple[bytes, ...] | bytes]) -> str:
-    for fault in votes.faults.values():
-        return fault
-    for node, error in gathering.errors.items():
-        return f"{node}: {error}"
-    return "answers did not come in time"

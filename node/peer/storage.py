@@ -39,7 +39,7 @@ class StorageHandlers:
 
     def commit(self, context: PeerContext, payload: bytes) -> asyncio.Future[bytes]:
         ask = messages.decode_commit(payload)
-        return self._member.commit(ask, _replies, deadline=context.deadline)
+        return self._member.commit(ask, messages.encode, deadline=context.deadline)
 
     def finish(self, context: PeerContext, payload: bytes) -> bytes:
         self._member.finish(messages.decode_finish(payload), deadline=context.deadline)

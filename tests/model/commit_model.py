@@ -100,7 +100,7 @@ class Monitor:
         kind = self.kinds[p]
         if kind == "read":
             return cur, cur
-        if kind == "del":
+        if kind in ("del", "guessdel"):
             return 0, "ok"
         if (kind == "cnone" and cur != 0) or (kind == "cmatch" and cur != 1):
             return cur, "fail"
@@ -194,7 +194,7 @@ class Model:
         return atts[e & 15][2] if e else 0
 
     def writes(self, p):
-        return 0 if self.ops[p] == "del" else 2 + p
+        return 0 if self.ops[p] in ("del", "guessdel") else 2 + p
 
     # ------------------------------------------------------------ drive
     def accept(self, top, recs, e, base, force=False):
@@ -370,9 +370,15 @@ class Model:
         distinct = [i for i in range(n) if i == 0 or cols[i] != cols[i - 1]]
         for p, kind in enumerate(self.ops):
             ph, a, E = procs[p]
-            plain = kind in ("put", "del")
             if ph == 0 and kind == "rebuild" and F.rebuild_asked and all(c[0] >= 0 for c in cols):
                 continue  # nothing to rebuild yet
+            plain = kind in ("put", "del", "guess", "guessdel")
+            if kind in ("guess", "guessdel") and ph == 0:
+                # Commits without reading, on a base of long ago or on one above all that there is.
+                m2 = self.mon.invoke(mon, p)
+                for base in (0, INIT, 2 * INIT + 8):
+                    self.commit(put, p, a, base, cols, procs, atts, self.writes(p), mon=m2)
+                continue
             if ph in (0, 1, 4):
                 seen = [c[4][p] for c in cols if c[4][p]]
                 if not (plain and len(seen) >= self.r):
@@ -818,8 +824,9 @@ BIG = 400_000
 def suite():
     """(name, model arguments, expect a violation?, state limit or -seconds of random walks).
 
-    Operations: put, del, read, cnone (If-None-Match: *), cmatch (If-Match: initial version), settle (reader that
-    only settles), carry (NOT part of the protocol: settles by writing the same value under a new epoch)."""
+    Operations: put, del, read, guess and guessdel (put and del whose first attempt does not read, but guesses its
+    base), cnone (If-None-Match: *), cmatch (If-Match: initial version), settle (reader that only settles), carry
+    (NOT part of the protocol: settles by writing the same value under a new epoch)."""
     jobs = []
     for k in (1, 2):
         g = dict(S3, k=k)
@@ -878,6 +885,23 @@ def suite():
                 {"gc": 1, "floors": 1, "blinks": 0},
             ),
             ("delete, wipe, gc, other floors", ("del", "read"), {"gc": 1, "wipes": 1, "floors": 1}),
+            ("2 guess", ("guess", "guess"), {}),
+            ("guess, put with retry", ("guess", "put"), {"attempts": 2}),
+            ("guess, if-match with retry", ("guess", "cmatch"), {"attempts": 2}),
+            ("guess, if-none-match", ("guess", "cnone"), {"init": "absent"}),
+            ("2 guess, read", ("guess", "guess", "read"), {"init": "absent"}),
+            ("guess, read, repair, old on W only", ("guess", "read"), {"init": "w", "repair": 1}),
+            ("guess, guessed delete, gc, repair", ("guess", "guessdel"), {"gc": 1, "repair": 1}),
+            ("guess, wipe, settle", ("guess", "settle"), {"wipes": 1}),
+            ("guess, wipe, rebuild", ("guess", "rebuild"), {"wipes": 1}),
+            ("guess, read, other floors", ("guess", "read"), {"floors": 2}),
+            (
+                "guess, delete, gc, other floors",
+                ("guess", "del"),
+                {"gc": 1, "floors": 1, "blinks": 0},
+            ),
+            ("2 guess, wipe, rebuild", ("guess", "guess", "rebuild"), {"wipes": 1}),
+            ("guess, if-match, wipe, rebuild", ("guess", "cmatch", "rebuild"), {"wipes": 1}),
         ):
             jobs.append((f"n=3 k={k} W=2 {name}", dict(g, ops=ops, **kw), False, BIG))
     for name, ops, kw in (
@@ -892,6 +916,9 @@ def suite():
         ("if-match, settle, wipe, rebuild", ("cmatch", "settle", "rebuild"), {"wipes": 1}),
         ("put, read, other floors", ("put", "read"), {"floors": 1}),
         ("delete, read, gc, other floors", ("del", "read"), {"gc": 1, "floors": 1}),
+        ("2 guess", ("guess", "guess"), {}),
+        ("guess, if-match", ("guess", "cmatch"), {}),
+        ("guess, guessed delete, gc", ("guess", "guessdel"), {"gc": 1}),
     ):
         jobs.append((f"n=4 k=2 W=3 {name}", dict(S4, ops=ops, **kw), False, BIG))
     for w in (3, 4):
@@ -957,6 +984,20 @@ def suite():
             5,
             ("put", "cmatch", "del", "read", "read", "settle"),
             {"attempts": 2, "blinks": 4, "repair": 1},
+        ),
+        (
+            4,
+            2,
+            3,
+            ("guess", "guessdel", "cmatch", "read", "read", "settle"),
+            {"attempts": 2, "blinks": 3, "gc": 1, "repair": 1},
+        ),
+        (
+            5,
+            3,
+            4,
+            ("guess", "guess", "guessdel", "read", "read", "settle"),
+            {"attempts": 2, "blinks": 3, "gc": 1, "repair": 1},
         ),
     ):
         jobs.append(

@@ -267,7 +267,7 @@ def test_a_commit_that_reached_some_drives_is_settled_by_whoever_reads(
 
     async def story(world: ClusterWorld) -> None:
         await world.bucket()
-        await world.put("k", OLD)
+        await world.put("k", OLD, at=COORDINATOR)
         await asyncio.sleep(5)
         disks = [disk for disks in world.disks.values() for disk in disks]
         chosen = sorted(disks, key=lambda disk: disk.drive_id)[:reached]
