@@ -107,6 +107,7 @@ DRIVE_FILE_THREADS = 4
 DRIVE_WRITE_BEHIND_BYTES = 4 * MIB  # of a shard file, that may gather before they go to the device
 DRIVE_BULK_VOLLEYS = 8  # stripes that a node's drives are given at once; others wait
 DRIVE_OPEN_STAGES = 1024  # shard files being written at once
+DRIVE_SYNC_HERE_S = 0.0005  # a log sync that takes less is not worth another thread
 DRIVE_LAZY_SYNC_S = 0.5  # flags and queue rows are durable after this at the latest
 DRIVE_STAGE_IDLE_S = 6 * 3600.0  # an unfinished shard file that nobody writes to is dropped
 DRIVE_STAGED_KEEP_S = 24 * 3600.0  # a finished one that no record came for

@@ -17,7 +17,7 @@ catalog batch before it answers.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from node.protocol import epoch as ep
 
@@ -64,13 +64,13 @@ def commit(register: Register, floor: bytes, base: bytes, entry: Entry) -> tuple
         return register, True
     if effective_top(register, floor) > base:
         return register, False
-    entries = tuple(sorted((*register.entries, entry), key=lambda e: e.epoch))
-    return Register(max(register.top, entry.epoch), entries), True
+    # Above the base, so above the top and every entry: the order stays.
+    return Register(entry.epoch, (*register.entries, entry)), True
 
 
 def fence(register: Register, epoch: bytes) -> Register:
     """Promise not to accept a commit whose base is below `epoch`."""
-    return register if register.top >= epoch else replace(register, top=epoch)
+    return register if register.top >= epoch else Register(epoch, register.entries)
 
 
 def decided(register: Register, epoch: bytes) -> tuple[Register, tuple[Entry, ...]]:
@@ -79,17 +79,17 @@ def decided(register: Register, epoch: bytes) -> tuple[Register, tuple[Entry, ..
         return register, ()
     gone = tuple(e for e in register.entries if e.epoch < epoch)
     kept = tuple(
-        replace(e, decided=True) if e.epoch == epoch else e
+        Entry(epoch, True, e.payload) if e.epoch == epoch else e
         for e in register.entries
         if e.epoch >= epoch
     )
-    return replace(register, entries=kept), gone
+    return Register(register.top, kept), gone
 
 
 def discard(register: Register, epoch: bytes) -> tuple[Register, tuple[Entry, ...]]:
     """Drop an epoch that was proved dead; the top stays."""
     gone = tuple(e for e in register.entries if e.epoch == epoch)
-    return replace(register, entries=tuple(e for e in register.entries if e.epoch != epoch)), gone
+    return Register(register.top, tuple(e for e in register.entries if e.epoch != epoch)), gone
 
 
 def repair(

@@ -114,6 +114,8 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A device that takes its time: the serving thread never flushes by itself."""
+    monkeypatch.setattr(limits, "DRIVE_SYNC_HERE_S", 0.0)
     one = Served(tmp_path, monkeypatch)
     one.ask(verbs.Read(KEY))
     yield one
@@ -355,3 +357,72 @@ def undecided(served: Served) -> set[bytes]:
     page = served.ask(verbs.Pending())
     assert isinstance(page, verbs.PendingPage)
     return {entry.key for entry in page.entries if not entry.decided}
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A device that takes next to no time, once that is known."""
+    monkeypatch.setattr(limits, "DRIVE_SYNC_HERE_S", 0.1)
+    one = Served(tmp_path, monkeypatch)
+    one.ask(commit(OTHER, 1))
+    yield one
+    one.close()
+
+
+def test_quick_flushes_are_done_by_the_serving_thread_until_one_is_slow(
+    quick: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    flush = Engine.flush
+
+    def slow(engine: Engine) -> None:
+        threads.append(threading.current_thread().name)
+        if len(threads) > 3:
+            time.sleep(1.0)
+        flush(engine)
+
+    monkeypatch.setattr(Engine, "flush", slow)
+    for number in (1, 2, 3, 4, 5):
+        assert quick.ask(commit(KEY, number)) == verbs.Committed(True, epoch(number))
+    assert threads[:4] == [quick.thread.name] * 4
+    assert threads[4] == "syncer", "the fourth took longer than a thread is worth"
+
+
+def test_a_quick_flush_is_over_before_anything_of_its_batch_is_answered(quick: Served) -> None:
+    quick.gate.clear()
+    calls = quick.send(commit(KEY, 1), verbs.Read(KEY))
+    assert quick.began.wait(LONG_S)
+    quick.socket.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        quick.socket.recv(1, socket.MSG_PEEK)
+    quick.socket.settimeout(LONG_S)
+    quick.gate.set()
+    assert quick.answer(calls[0]) == verbs.Committed(True, epoch(1))
+    state = quick.answer(calls[1])
+    assert isinstance(state, verbs.State) and state.top == epoch(1)
+
+
+def test_a_quick_flush_that_fails_acknowledges_nothing_and_condemns(quick: Served) -> None:
+    quick.broken = DriveError(DriveFault.IO, "log sync", condemns=True)
+    calls = quick.send(commit(KEY, 1), verbs.Read(OTHER))
+    for call in calls:
+        reply = quick.answer(call)
+        assert isinstance(reply, verbs.Failed) and reply.fault == DriveFault.CONDEMNED
+    after = quick.ask(commit(KEY, 2))
+    assert isinstance(after, verbs.Failed) and after.fault == DriveFault.CONDEMNED
+
+
+def test_deciding_drops_what_came_in_below_by_repair(served: Served) -> None:
+    """The short way of "decided" is for keys that held nothing else, and still do not."""
+    older = commit(KEY, 1).record
+    served.ask(commit(KEY, 2))
+    refused = served.ask(commit(KEY, 2))
+    assert refused == verbs.Committed(True, epoch(2))
+    served.ask(verbs.Repair(KEY, older))
+    state = served.ask(verbs.Read(KEY))
+    assert isinstance(state, verbs.State)
+    assert [entry.epoch for entry in state.entries] == [epoch(1), epoch(2)]
+    served.ask(verbs.Decided(KEY, epoch(2)))
+    state = served.ask(verbs.Read(KEY))
+    assert isinstance(state, verbs.State)
+    assert [(entry.epoch, entry.decided) for entry in state.entries] == [(epoch(2), True)]

@@ -40,6 +40,8 @@ class Catalog:
         self.engine = engine
         self.wall = wall
         self.undecided: dict[bytes, dict[bytes, float]] = {}
+        # Keys that held nothing else when this epoch was accepted: nothing goes when it is decided.
+        self.alone: dict[bytes, bytes] = {}
         self.queue_depth = 0
         self.tombstones = 0
         self.scrub = verbs.ScrubState()
@@ -228,6 +230,7 @@ class Catalog:
             return
         if not epochs:
             del self.undecided[key]
+            self.alone.pop(key, None)
         self.delete(rows.undecided_row(key, epoch))
 
     # ---- tombstones ------------------------------------------------------------------------------

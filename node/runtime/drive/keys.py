@@ -157,6 +157,8 @@ class Keys:
         if record.kind == rec.Kind.TOMBSTONE:
             catalog.note_tombstone(key)
         catalog.add_undecided(key, record.epoch)
+        if not register.entries:
+            catalog.alone[key] = record.epoch
         catalog.apply_references(plan)
         catalog.mark(rows.REGISTER + key)
         return verbs.Committed(True, after.top), True
@@ -183,6 +185,7 @@ class Keys:
         if known is not None:
             gone = (*gone, known)  # its references are counted anew, with those of the record
         plan = catalog.plan_references(record, gone)
+        catalog.alone.pop(key, None)  # an older version may come in below an undecided one
         bases[record.epoch] = record.base
         if lost:
             self._forget_lost(key)
@@ -212,7 +215,11 @@ class Keys:
 
     def _mark(self, key: bytes, epoch: bytes, missed: tuple[int, ...]) -> None:
         catalog = self._catalog
-        if epoch in catalog.undecided.get(key, ()):
+        if catalog.alone.get(key) == epoch:  # most writes: there is nothing older
+            if missed:
+                catalog.enqueue(key, epoch, missed)
+            catalog.drop_undecided(key, epoch)
+        elif epoch in catalog.undecided.get(key, ()):
             register, bases = catalog.load(key)
             after, gone = reg.decided(register, epoch)
             plan = catalog.plan_references(None, gone) if gone else []

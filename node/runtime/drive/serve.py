@@ -85,12 +85,18 @@ class Server:
             verb = verbs.decode_verb(payload)
             if self._condemned is not None:
                 raise DriveError(DriveFault.CONDEMNED, self._condemned.detail)
-            if self._store is None and isinstance(verb, verbs.Check | verbs.FormatRead):
-                self._try_open()
             store = self._store
+            if store is not None and drive_id == store.drive_id:
+                answer = store.small(verb)
+                if answer is not None:
+                    reply, waits = answer
+                    (self._waiting if waits else self._now).append((call, verbs.encode(reply)))
+                    return
+            if store is None and isinstance(verb, verbs.Check | verbs.FormatRead):
+                self._try_open()
+                store = self._store
             if store is None or isinstance(verb, verbs.FormatRead | verbs.FormatWrite):
-                reply: verbs.Reply = self._without_store(drive_id, verb)
-                self._now.append((call, verbs.encode(reply)))
+                self._now.append((call, verbs.encode(self._without_store(drive_id, verb))))
                 return
             if drive_id != store.drive_id and not (
                 drive_id == NO_DRIVE and isinstance(verb, verbs.Check)
@@ -98,12 +104,7 @@ class Server:
                 raise DriveError(
                     DriveFault.WRONG_DRIVE, f"this is {store.drive_id.hex()}, not {drive_id.hex()}"
                 )
-            answer = store.small(verb)
-            if answer is None:
-                store.large(call, verb)
-                return
-            reply, waits = answer
-            (self._waiting if waits else self._now).append((call, verbs.encode(reply)))
+            store.large(call, verb)
         except DriveError as error:
             if error.condemns:
                 self._condemn(error)

@@ -167,7 +167,9 @@ class Store:
                 raise DriveError(DriveFault.BAD_REQUEST, f"unknown verb {type(verb).__name__}")
 
     def end_batch(self, waiting: list[Encoded], now: list[Encoded]) -> None:
-        """Writes what was gathered; afterwards `now` is to be sent, and `waiting` will be when durable."""
+        """Writes what was gathered; afterwards `now` is to be sent, and what is left in `waiting` will be when
+        it is durable.
+        """
         changed = self.catalog.write_out()
         unlinks, self.catalog.unlinks = self.catalog.unlinks, []
         flushed = self._remains.add(unlinks) if unlinks else None
@@ -175,14 +177,22 @@ class Store:
             self.files.unlink(data_id)
         if self._options.relaxed:
             now.extend(waiting)
+            waiting.clear()
             if flushed is not None:
                 flushed()
             return
-        if waiting:
+        here = bool(waiting) and self._syncer.is_quick
+        if here:
+            self._syncer.flush_here()
+            now.extend(waiting)
+            waiting.clear()
+        elif waiting:
             self._syncer.answer(waiting)
-        if flushed is not None:
+        if flushed is not None and here:
+            flushed()
+        elif flushed is not None:
             self._syncer.touch([flushed])
-        elif changed and not waiting:
+        elif changed and not waiting and not here:
             self._syncer.touch()
 
     def _owned(self, data_id: bytes) -> bool:
