@@ -194,6 +194,7 @@ UNLOCK_PATIENCE_S = 0.05  # how long the unlock waits for late votes to travel w
 LOCK_ATTEMPT_S = 1.0
 LOCK_LATE_S = 0.25  # once one lock server refused: what the others get to say more
 DECIDED_GATHER_S = 0.02  # how long a member gathers "decided" flags before it tells its drives
+DECIDED_RIDE_S = 0.03  # how long they then wait for a verb to travel with
 DECIDED_GATHER = 256
 
 # ---- locks ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from locks.messages import Reply as LockReply
 from node.cluster.lock_server import LockServer
-from node.limits import DECIDED_GATHER, DECIDED_GATHER_S
+from node.limits import DECIDED_GATHER, DECIDED_GATHER_S, DECIDED_RIDE_S
 from node.objects import messages
 from node.protocol import verbs
 from node.store.drive_gate import DriveGate, operation_of
@@ -36,6 +36,7 @@ class Member:
         self._decided: dict[tuple[bytes, ...], list[verbs.Mark]] = {}  # by drives
         self._decided_until = 0.0
         self._decided_timer: asyncio.TimerHandle | None = None
+        self._decided_due = False  # they go with the next verbs
 
     def prepare(
         self, ask: messages.Prepare, made: Callable[[messages.Prepared], T], *, deadline: float
@@ -105,6 +106,8 @@ class Member:
                 refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
                 refused.set_result(made(messages.Replies((), lock)))
                 return refused
+        if self._decided_due:
+            self._tell_decided()  # drives that are woken anyway
         return self._gate.together(
             [
                 (drive, verbs.encode(verbs.Commit(ask.key, ask.record, shard, ask.view)))
@@ -154,7 +157,8 @@ class Member:
     def finish(self, ask: messages.Finish, *, deadline: float) -> None:
         """Nobody waits for it: a flag that is lost is found again by the settling job.
 
-        The lock goes at once; the flags of some milliseconds reach each drive as one verb.
+        The lock goes at once; the flags of some milliseconds reach each drive as one verb, with a commit
+        if one comes soon.
         """
         if ask.release:
             self._locks.tell_encoded(ask.release)
@@ -167,10 +171,17 @@ class Member:
             self._tell_decided()
         elif self._decided_timer is None:
             self._decided_timer = asyncio.get_running_loop().call_later(
-                DECIDED_GATHER_S, self._tell_decided
+                DECIDED_GATHER_S, self._now_due
             )
 
+    def _now_due(self) -> None:
+        self._decided_due = True
+        self._decided_timer = asyncio.get_running_loop().call_later(
+            DECIDED_RIDE_S, self._tell_decided
+        )
+
     def _tell_decided(self) -> None:
+        self._decided_due = False
         if self._decided_timer is not None:
             self._decided_timer.cancel()
             self._decided_timer = None
