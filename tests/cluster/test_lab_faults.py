@@ -220,7 +220,7 @@ def test_rotten_shards_and_headers_are_read_around_and_repaired(whole: Cluster, 
             assert whole.get(node, key) == (200, value(key, 1, size))
         return all(path.read_bytes() == right[path] for path in bodies)
 
-    took_s = wait_for("the rotten shards are right again", mended, 60, 0.5)
+    took_s = wait_for("the rotten shards are right again", mended, REPAIR_S, 0.5)
     REPORT.figure("7 rot", f"{len(bodies)} rotten shards of 16 right again after", took_s)
 
 
@@ -228,6 +228,7 @@ def shard_files(lab: Lab, node: int, drive: int) -> list[Path]:
     return [path for path in (lab.drives.path(node, drive) / "shards").rglob("*") if path.is_file()]
 
 
+@pytest.mark.full
 def test_a_rotten_catalog_is_left_alone_and_costs_nothing(whole: Cluster, lab: Lab) -> None:
     """Records rot: one bit in each file of a drive's catalog that holds rows, while its node is down."""
     load = ["--seconds", "3", "--rate", "60", "--conns", "4"]
@@ -270,6 +271,7 @@ def test_a_replaced_drive_is_filled_under_load(whole: Cluster, lab: Lab) -> None
     whole.verify([3, 4], "old")  # the new drive does its part
 
 
+@pytest.mark.full
 def test_an_emptied_drive_is_filled_after_a_restart(whole: Cluster, lab: Lab) -> None:
     load = ["--seconds", "3", "--rate", "60", "--conns", "4", "--large-every", "2"]
     assert whole.ledger("write", list(NODES), "wiped", *load)["failed"] == 0
@@ -282,6 +284,7 @@ def test_an_emptied_drive_is_filled_after_a_restart(whole: Cluster, lab: Lab) ->
     wait_for("every object has its 16 shards", whole.census_is_whole, REPAIR_S, 0.5)
 
 
+@pytest.mark.full
 def test_drives_swapped_between_nodes_are_never_written_to(whole: Cluster, lab: Lab) -> None:
     load = ["--seconds", "3", "--rate", "60", "--conns", "4"]
     assert whole.ledger("write", list(NODES), "swap", *load)["failed"] == 0
