@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from locks.messages import ForceRelease, encode
 from node.protocol import verbs
 from node.store.drive_gate import operation_of
 from tests.sim.filesystem import Disk
@@ -177,6 +178,34 @@ async def frozen_lock_holder(harm: Harm) -> None:
     world.thaw(number)
 
 
+async def locks_let_go(harm: Harm) -> None:
+    """Somebody takes every lock away again and again, while links lag: writers meet at the drives.
+
+    Safety rests on the base check and the fence at the drives, never on a lock; this holds it to that.
+    """
+    world, network = harm.world, harm.world.network
+    harm.note("locks let go", "every one, for a while")
+    lag_s = harm.rng.choice((0.0, 0.01, 0.05))
+    for a in world.names:
+        for b in world.names:
+            if a != b and harm.rng.random() < 0.5:
+                network.clog[a, b] = harm.rng.uniform(0, lag_s)
+    until = world.now + harm.rng.uniform(4, 10)
+    while world.now < until:
+        for box in world.boxes.values():
+            if box.serving and box.life is not None:
+                box.life.soon(_let_go, world, box.number)
+        await asyncio.sleep(0.004)
+    network.clog.clear()
+
+
+def _let_go(world: World, number: int) -> None:
+    locks = world.engine(number).locks
+    for entry in locks.table.snapshot(world.now):
+        if entry.resource.startswith("object:bucket/"):
+            locks.tell_encoded(encode(ForceRelease(entry.resource)))
+
+
 async def clock_jump(harm: Harm) -> None:
     number = harm.node()
     jump_s = harm.rng.choice((-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0))
@@ -197,12 +226,21 @@ def _between(harm: Harm, number: int, other: int, *, both: bool = True) -> list[
 
 
 async def isolated(harm: Harm) -> None:
+    await _isolate(harm, 0.5, 14)
+
+
+async def isolated_for_long(harm: Harm) -> None:
+    """Beyond every lease: whoever believes in a lock then is wrong."""
+    await _isolate(harm, 12, 18)
+
+
+async def _isolate(harm: Harm, low_s: float, high_s: float) -> None:
     number = harm.node()
     pairs = [pair for other in harm.others(number) for pair in _between(harm, number, other)]
     harm.note("isolation", harm.name(number))
     for pair in pairs:
         harm.world.network.block(*pair)
-    await harm.pause(0.5, 14)
+    await harm.pause(low_s, high_s)
     for pair in pairs:
         harm.world.network.free(*pair)
 
@@ -359,8 +397,10 @@ NEMESES: dict[str, tuple[Nemesis, int]] = {
     "killed": (killed, 2),
     "frozen": (frozen, 3),
     "frozen lock holder": (frozen_lock_holder, 4),
+    "locks let go": (locks_let_go, 3),
     "clock jump": (clock_jump, 2),
     "isolated": (isolated, 3),
+    "isolated for long": (isolated_for_long, 1),
     "one way": (one_way, 4),
     "clogged": (clogged, 3),
     "broken connections": (broken_connections, 2),

@@ -12,6 +12,7 @@ outlives its bound, no error is an internal one, and what `World.unrest` and the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from tests.sim.history import (
 )
 from tests.sim.loop import START_S
 from tests.sim.nemesis import NEMESES, Harm
+from tests.sim.switches import off
 from tests.sim.watch import LeaseWatch, collect_tombstones
 from tests.sim.world import World, simulate
 
@@ -70,6 +72,7 @@ class Plan:
         ("list", 3),
     )
     nemeses: tuple[str, ...] | None = None
+    without: str = ""  # a rule of tests.sim.switches that does not hold during the storm
     collect: bool = False  # let tombstones go as early as the protocol allows
     calm: bool = True  # hold it to full redundancy afterwards
 
@@ -343,6 +346,7 @@ async def storm(world: World, plan: Plan) -> None:
     """One nemesis after the other, now and then two at once, until the time is over."""
     rng = Random(f"{world.seed}/nemesis")
     harm = Harm(world, rng)
+    await harm.pause(1, 3)  # some acknowledged writes to lose
     names = plan.nemeses if plan.nemeses is not None else tuple(NEMESES)
     if names:
         weights = [NEMESES[name][1] for name in names]
@@ -373,6 +377,15 @@ async def scenario(world: World, plan: Plan, result: Result) -> None:
     answer = await world.client.request(1, "PUT", f"/{BUCKET}")
     assert answer.status == 200, answer
     work = Workload(world, plan)
+    broken = off(plan.without) if plan.without else contextlib.nullcontext()
+    with broken:
+        await _storm_and_calm(world, plan, work)
+    result.histories, result.undetermined = work.judge()
+    result.operations = sum(work.done.values())
+    result.failed = sum(work.failed.values())
+
+
+async def _storm_and_calm(world: World, plan: Plan, work: Workload) -> None:
     watches = [asyncio.ensure_future(LeaseWatch(world).run())]
     if plan.collect:
         watches.append(asyncio.ensure_future(collect_tombstones(world)))
@@ -391,9 +404,6 @@ async def scenario(world: World, plan: Plan, result: Result) -> None:
         else:
             await census(world)
             await work.read_everything()
-    result.histories, result.undetermined = work.judge()
-    result.operations = sum(work.done.values())
-    result.failed = sum(work.failed.values())
 
 
 async def census(world: World) -> None:

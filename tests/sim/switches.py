@@ -11,12 +11,14 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from locks.lease import LeaseKeeper
+from locks.driver import HeldLock
 from node.objects import lookup
 from node.protocol import judge as judging
 from node.protocol import register as registers
+from node.protocol import verbs
 from node.protocol.judge import Answer, Outcome, Verdict
 from node.protocol.register import Entry, Register
+from node.runtime.drive.keys import Keys
 from node.runtime.drive.syncer import Encoded
 from tests.sim.drive import SimSyncer
 
@@ -45,8 +47,12 @@ def _commit_alone(
 _rules_commit = registers.commit
 
 
-def _fence_nothing(register: Register, _epoch: bytes) -> Register:
-    return register
+def _fence_in_words(self: Keys, verb: verbs.Fence) -> Any:
+    """Answers as if it had promised, and forgets it."""
+    register, bases = self._known(verb.key)
+    promised = registers.fence(register, verb.epoch)
+    state = self._state(verb.key, promised, bases, inline=False)
+    return state, self._waits(verb.key, register)
 
 
 def _collect_without_floor(
@@ -65,21 +71,19 @@ def _answer_unsynced(self: SimSyncer, answers: Sequence[Encoded]) -> None:
     self.touch()
 
 
-def _newest_is_the_version(
-    answers: Mapping[int, Answer], *, n: int, rechecked: Any = ()
-) -> Verdict:
+def _newest_is_the_version(answers: Mapping[int, Answer], **options: Any) -> Verdict:
     """Serves what nobody knows to be decided."""
-    verdict = judging.judge(answers, n=n, rechecked=rechecked)
+    verdict = judging.judge(answers, **options)
     if verdict.outcome is Outcome.UNKNOWN:
         return replace(verdict, outcome=Outcome.VERSION)
     return verdict
 
 
-def _older_will_do(answers: Mapping[int, Answer], *, n: int, rechecked: Any = ()) -> Verdict:
+def _older_will_do(answers: Mapping[int, Answer], **options: Any) -> Verdict:
     """Serves the version before the one that nobody knows about."""
     left = dict(answers)
     while True:
-        verdict = judging.judge(left, n=n, rechecked=rechecked)
+        verdict = judging.judge(left, **options)
         if verdict.outcome is not Outcome.UNKNOWN:
             return verdict
         left = {
@@ -88,20 +92,20 @@ def _older_will_do(answers: Mapping[int, Answer], *, n: int, rechecked: Any = ()
         }
 
 
-def _valid_for_ever(self: LeaseKeeper, _now_s: float) -> bool:
-    """Believes in a lock until it is told otherwise."""
-    return not self._lost
+def _valid_for_ever(self: HeldLock) -> bool:
+    """Believes in a lock until it gives it back."""
+    return not self._released
 
 
 _TARGETS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "base check": (registers, "commit", _commit_unchecked),
-    "fence": (registers, "fence", _fence_nothing),
+    "fence": (Keys, "fence", _fence_in_words),
     "sync before ack": (SimSyncer, "answer", _answer_unsynced),
     "decided check": (lookup, "judge", _newest_is_the_version),
     "refusal": (lookup, "judge", _older_will_do),
     "predecessors": (registers, "commit", _commit_alone),
     "tombstone floor": (registers, "collect", _collect_without_floor),
-    "lease check": (LeaseKeeper, "valid", _valid_for_ever),
+    "lease check": (HeldLock, "valid", _valid_for_ever),
 }
 SWITCHES = tuple(_TARGETS)
 
