@@ -39,6 +39,7 @@ from node.objects.lookup import Lookup
 from node.objects.member import Member
 from node.objects.multipart import Multipart
 from node.objects.pace import Clients, Pace
+from node.objects.part_mending import PartMender
 from node.objects.pause import PauseSwitch
 from node.objects.proof import Proof
 from node.objects.put import Intake
@@ -112,7 +113,15 @@ class Engine:
         buckets = Buckets(
             self.cluster, self.documents, node.settings.region, node.guard, node.metrics
         )
-        multipart = Multipart(self.cluster, self.lookup, self.writer, intake, lister, node.rng)
+        multipart = Multipart(
+            self.cluster,
+            self.lookup,
+            self.writer,
+            intake,
+            lister,
+            node.rng,
+            PartMender(self.cluster, self.lookup, self.healer),
+        )
         self.objects = Objects(
             Parts(
                 cluster=self.cluster,

@@ -18,6 +18,7 @@ MAX_KEY_BYTES = 1024
 MAX_METADATA_BYTES = 2 * KIB  # user metadata, names and values, as S3 counts it
 MAX_LIST_KEYS = 1000
 MAX_DELETE_KEYS = 1000
+PARTS_MENDED_AT_ONCE = 4  # of an upload that is completed, brought to drives that lack them
 SWEEP_AT_ONCE = 8  # clean-up writes beside each other
 SWEEP_DEADLINE_S = 30.0
 UPLOAD_SWEEP_S = 300.0  # what ended uploads left is looked for this often

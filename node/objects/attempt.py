@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from locks.messages import decode as decode_lock
 from locks.round import Round
+from node.errors import OutcomeUnknown
 from node.objects import messages
 from node.objects.gathering import Gathering
 from node.objects.sets import Cluster, Members, SetView, voted
@@ -13,6 +14,19 @@ from node.protocol import epoch as ep
 from node.protocol import record as records
 from node.protocol import verbs
 from node.protocol.record import Record
+
+
+class ShardsMissing(OutcomeUnknown):
+    """Too few drives could take a record since `slots` lack shard files that it names.
+
+    `nowhere`: every drive that was asked has answered and none took it, so nobody can ever complete it.
+    """
+
+    def __init__(self, message: str, epoch: bytes, slots: tuple[int, ...], nowhere: bool) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.slots = slots
+        self.nowhere = nowhere
 
 
 class Attempt:
@@ -35,6 +49,7 @@ class Attempt:
         self.yes: set[int] = set()
         self.no: set[int] = set()
         self.gone: set[int] = set()  # refused by the bucket's generation
+        self.unstaged: set[int] = set()  # they lack shard files that the record names
         self.top = ep.ZERO  # the highest that a vote named
         self.skipped: list[Members] = []  # refused the lock, so their drives were not asked
         self._faults: dict[int, str] = {}
@@ -170,7 +185,21 @@ class Attempt:
                 chosen.add(slot)
                 self.top = max(self.top, reply.top)
             elif isinstance(reply, verbs.Failed):
+                if reply.fault == verbs.DriveFault.NOT_FOUND:
+                    self.unstaged.add(slot)
                 self._faults[slot] = f"{reply.fault} {reply.detail}"
+
+    def unknown(self) -> OutcomeUnknown:
+        """What there is to say when it is neither accepted nor refused."""
+        message = (
+            f"{len(self.yes)} of {self.quorum} drives confirmed the write; it may be visible or not "
+            f"({self.first_fault()})"
+        )
+        if len(self.yes) + len(self.unstaged) < self.quorum:
+            return OutcomeUnknown(message)
+        answered = len(self.unstaged) + len(self.no) + len(self.gone)
+        slots = tuple(sorted(self.unstaged))
+        return ShardsMissing(message, self.record.epoch, slots, answered == self.asked)
 
     def first_fault(self) -> str:
         for fault in self._faults.values():

@@ -46,6 +46,7 @@ from node.objects.api import (
 from node.objects.checksums import combine
 from node.objects.listing import Lister, decoded
 from node.objects.lookup import Lookup
+from node.objects.part_mending import PartMender
 from node.objects.put import Intake
 from node.objects.sets import SYSTEM_BUCKET, Cluster, SetView
 from node.objects.write import Writer
@@ -69,6 +70,7 @@ class Multipart:
         intake: Intake,
         lister: Lister,
         rng: Rng,
+        mender: PartMender,
     ) -> None:
         self._cluster = cluster
         self._clock = cluster.clock
@@ -77,6 +79,7 @@ class Multipart:
         self._intake = intake
         self._lister = lister
         self._rng = rng
+        self._mender = mender
 
     # ---- the upload -----------------------------------------------------------------------------
     async def create(
@@ -242,7 +245,17 @@ class Multipart:
                 },
             )
 
-        written = await write(view, make, deadline)
+        written = await self._mender.commit(
+            view,
+            records.catalog_key(info.name, key),
+            geometry.k,
+            [
+                (records.catalog_key(SYSTEM_BUCKET, _part_name(upload_id, part.number)), part)
+                for part in chosen
+            ],
+            lambda: write(view, make, deadline),
+            deadline=deadline,
+        )
         self._cluster.spawn(self.clean_up(view, info.name, key, upload_id))
         return written
 

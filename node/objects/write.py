@@ -455,10 +455,7 @@ class Writer:
             raise NoSuchBucket()
         if attempt.refused:
             return False
-        raise OutcomeUnknown(
-            f"{len(attempt.yes)} of {attempt.quorum} drives confirmed the write; it may be visible or not "
-            f"({attempt.first_fault()})"
-        )
+        raise attempt.unknown()
 
     async def _finish_later(self, attempt: Attempt, locked: _Locked) -> None:
         """A node that keeps silent holds up the word "decided", which names who missed the write, not the lock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -362,44 +363,104 @@ def test_failed_requests_leave_no_buffer_behind() -> None:
 
 
 # ---- multipart across faults ----------------------------------------------------------------------------
-def test_parts_that_different_nodes_missed_complete_all_the_same() -> None:
+@pytest.mark.parametrize("dark_ones", [(4, 3), (4, 3, 2), (4, 3, 2, 1)])
+def test_parts_that_different_nodes_missed_complete_all_the_same(
+    dark_ones: tuple[int, ...],
+) -> None:
+    """Eight, four or none of the drives have all parts, nine are needed: the rest is brought there first."""
+
     async def story(world: ClusterWorld) -> None:
         await world.bucket()
         info = await world.on(
             1, lambda o, d: o.create_upload("bucket", "big", NewObject(), deadline=d)
         )
         etags = []
-        for number, dark in ((1, 4), (2, 3)):
+        for number, dark in enumerate(dark_ones, start=1):
             world.power_off(dark)
             await world.notice()
             part = await world.on(
-                1,
+                dark % 4 + 1,
                 lambda o, d, n=number: o.upload_part(
                     "bucket", "big", info.upload_id, n, BytesBody(content(5 * MIB, n)), deadline=d
                 ),
             )
             etags.append(part.etag)
             await world.power_on(dark)
+            await world.notice()
+        chosen = tuple(CompletedPart(number=i + 1, etag=e) for i, e in enumerate(etags))
+        record = await world.on(
+            2,
+            lambda o, d: o.complete_upload(
+                "bucket", "big", info.upload_id, chosen, checksums={}, deadline=d
+            ),
+        )
+        assert len(record.parts) == len(dark_ones)
+        whole = b"".join(content(5 * MIB, n) for n in range(1, len(dark_ones) + 1))
+        assert await world.get("big", at=3) == whole
+        await world.repair()
+        assert not (await world.census()).short
+        assert await world.get("big", at=4) == whole
+
+    simulate(story)
+
+
+@pytest.mark.parametrize("step", range(5, 250, 35))
+def test_a_power_off_while_missing_parts_are_brought(step: int) -> None:
+    """Complete is cut anywhere in it: it counts or not, and repeating it ends it."""
+
+    async def story(world: ClusterWorld) -> None:
+        await world.bucket()
+        info = await world.on(
+            1, lambda o, d: o.create_upload("bucket", "big", NewObject(), deadline=d)
+        )
+        etags = []
+        for number, dark in enumerate((4, 3, 1), start=1):
+            world.power_off(dark)
+            await world.notice()
+            part = await world.on(
+                dark % 4 + 1,
+                lambda o, d, n=number: o.upload_part(
+                    "bucket", "big", info.upload_id, n, BytesBody(content(5 * MIB, n)), deadline=d
+                ),
+            )
+            etags.append(part.etag)
+            await world.power_on(dark)
+            await world.notice()
         chosen = tuple(CompletedPart(number=i + 1, etag=e) for i, e in enumerate(etags))
 
-        async def complete() -> str:
-            record = await world.on(
-                2,
+        async def complete(at: int) -> None:
+            await world.on(
+                at,
                 lambda o, d: o.complete_upload(
                     "bucket", "big", info.upload_id, chosen, checksums={}, deadline=d
                 ),
             )
-            return record.etag
 
-        # Eight drives have both parts, nine are needed: refused, but only until repair has been there.
-        try:
-            await complete()
-        except Unavailable:
-            await world.repair()
-            await complete()
-        assert await world.get("big", at=3) == content(5 * MIB, 1) + content(5 * MIB, 2)
+        sent = 0
 
-    simulate(story)
+        def count(sender: str, target: str, what: str) -> None:
+            nonlocal sent
+            if sender == world.names[1]:
+                sent += 1
+                if sent == step:
+                    world.power_off(2)
+
+        world.on_send = count
+        with contextlib.suppress(Dark, Unavailable):
+            await complete(2)
+        world.on_send = lambda sender, target, what: None
+        if not world.node(2).life.alive:
+            await world.notice()
+            await world.power_on(2)
+        await world.repair()
+        await complete(3)
+        whole = b"".join(content(5 * MIB, n) for n in (1, 2, 3))
+        for number in (1, 2, 3, 4):
+            assert await world.get("big", at=number) == whole
+        await world.repair()
+        assert not (await world.census()).short
+
+    simulate(story, seed=step)
 
 
 # ---- dead nodes and requests ------------------------------------------------------------------------
