@@ -18,12 +18,13 @@ from locks.messages import ForceRelease, ListLocks, Locks, Released
 from node import repair_facts
 from node.cluster.membership import Status
 from node.console import models
-from node.errors import ClientError, HoldfastError, TargetFailed, Unavailable
+from node.errors import ClientError, DriveFailed, HoldfastError, TargetFailed, Unavailable
 from node.guard.breaker import BreakerState
-from node.limits import LOCK_ATTEMPT_S, PEER_FACTS_QUIET_S
+from node.limits import FORMING_ASK_S, LOCK_ATTEMPT_S, PEER_FACTS_QUIET_S
 from node.objects.gathering import Gathering
 from node.observe.health import Health
 from node.peer.inbound import PeerContext
+from node.protocol import verbs
 from node.repair_facts import DriveFacts, FillFacts, NodeFacts
 from node.rpc.methods import Method
 from node.store.drive_gate import LocalDrive
@@ -52,9 +53,10 @@ class Pause(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 class Accept(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """ADMIN: take in an empty drive; answered by NodeFacts."""
+    """ADMIN: take in an empty drive, with `rebuild` a damaged one; answered by NodeFacts."""
 
     path: str
+    rebuild: bool = False
 
 
 _encode = msgspec.msgpack.encode
@@ -108,7 +110,7 @@ class ClusterView:
         if isinstance(order, Pause):
             self._engine().pause.heard(order.paused)
         else:
-            await self._accept_here(order.path)
+            await self._accept_here(order.path, rebuild=order.rebuild)
         return _encode(self._own())
 
     def _own_drive(self, drive: LocalDrive) -> DriveFacts:
@@ -401,20 +403,30 @@ class ClusterView:
             released += isinstance(reply, Released)
         return held and released > 0
 
-    async def accept_drive(self, node: str, path: str, *, deadline: float) -> None:
+    async def accept_drive(
+        self, node: str, path: str, *, rebuild: bool = False, deadline: float
+    ) -> None:
         if node == self._node.settings.node:
-            await self._accept_here(path)
+            await self._accept_here(path, rebuild=rebuild)
             return
         if node not in self._node.settings.node_names:
             raise ClientError(f"there is no node {node}; they are {self._node.settings.node_names}")
-        order = _encode(Accept(path))
+        order = _encode(Accept(path, rebuild))
         await self._node.peers.call(node, Method.ADMIN, order, deadline=deadline)
 
-    async def _accept_here(self, path: str) -> None:
+    async def _accept_here(self, path: str, *, rebuild: bool) -> None:
         paths = self._node.settings.local_paths
         if path not in paths:
             raise ClientError(f"this node has no drive {path}; it has {', '.join(paths)}")
-        await self._node.forming.accept(paths.index(path))
+        index = paths.index(path)
+        if rebuild:
+            node = self._node
+            deadline = node.clock.monotonic() + FORMING_ASK_S
+            try:
+                await node.gate.ask_at(index, verbs.Retire(), deadline=deadline)
+            except DriveFailed as error:
+                raise ClientError(f"{path} cannot be rebuilt: {error}") from error
+        await self._node.forming.accept(index)
 
     def config(self) -> tuple[models.ConfigValue, ...]:
         return tuple(

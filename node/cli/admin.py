@@ -170,6 +170,21 @@ def _drive_accept(
     typer.echo(f"{node} took in {path}; repair fills it")
 
 
+def _drive_rebuild(
+    drive: Annotated[str, typer.Argument(metavar="NODE:PATH", help="node2:9002:/data/disk3")],
+    endpoint: Endpoint = None,
+    console: ConsoleOption = None,
+) -> None:
+    """Take a drive whose catalog is damaged or gone as a new one; what lay on it is moved aside."""
+    node, path = split_drive(drive)
+    body = {"node": node, "path": path}
+    ask("POST", "/drives/rebuild", body, endpoint=endpoint, console=console)
+    typer.echo(
+        f"{node} took {path} as a new drive; repair fills it. What lay there is in {path}/retired: "
+        "delete it when `holdfast heal --census` finds every object whole, or when its room is needed"
+    )
+
+
 def split_drive(text: str) -> tuple[str, str]:
     """'node2:9002:/data/disk3' or 'node2:9002/data/disk3' -> node and path."""
     node, slash, path = text.partition("/")
@@ -188,7 +203,7 @@ _POLICY: Commands = {
     "detach": _policy_detach,
 }
 _LOCKS: Commands = {"list": _locks_list, "release": _locks_release}
-_DRIVE: Commands = {"accept": _drive_accept}
+_DRIVE: Commands = {"accept": _drive_accept, "rebuild": _drive_rebuild}
 
 
 # ---- asking and showing --------------------------------------------------------------------------------

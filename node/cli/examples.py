@@ -40,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "locks list": ("holdfast locks list",),
     "locks release": ("holdfast locks release bucket/key",),
     "drive accept": ("holdfast drive accept node2:9002/data/disk3",),
+    "drive rebuild": ("holdfast drive rebuild node2:9002/data/disk3",),
 }
 _ACCESS = (
     "HOLDFAST_ENDPOINT, HOLDFAST_ROOT_USER and HOLDFAST_ROOT_PASSWORD say whom to ask, and as whom."

@@ -125,6 +125,15 @@ def _add_locks_and_drives(router: APIRouter, services: Services, access: Access)
         """Take an empty directory into the cluster as a drive; repair fills it."""
         await view.accept_drive(wanted.node, wanted.path, deadline=deadline_of(request))
 
+    @router.post(
+        "/drives/rebuild", status_code=204, dependencies=[Depends(access.admin("RebuildDrive"))]
+    )
+    async def rebuild(request: Request, wanted: models.DriveToAccept) -> None:
+        """Take a drive whose catalog is damaged or gone as a new, empty one; its old content is moved aside."""
+        await view.accept_drive(
+            wanted.node, wanted.path, rebuild=True, deadline=deadline_of(request)
+        )
+
 
 # ---- identities -----------------------------------------------------------------------------------
 def user_of(user: StoredUser) -> models.User:

@@ -47,8 +47,10 @@ class ClusterView(Protocol):
         """By force, on every lock server that can be reached. False: nobody held it."""
         ...
 
-    async def accept_drive(self, node: str, path: str, *, deadline: float) -> None:
-        """ClientError when that node has no such drive to take in."""
+    async def accept_drive(
+        self, node: str, path: str, *, rebuild: bool = False, deadline: float
+    ) -> None:
+        """ClientError when that node has no such drive to take in. `rebuild`: a damaged one, emptied first."""
         ...
 
     def config(self) -> tuple[ConfigValue, ...]:

@@ -105,6 +105,7 @@ DRIVE_OPERATIONS: dict[str, Policy] = {
     "FormatWrite": _row(  5.0,  5.0,  0,  (),  16,   0,  True),
     "Filled": _row(       3.0,  3.0,  0,  (),  16,   0,  True),
     "IdentityRead": _row( 3.0,  3.0,  0,  (),  16,   0,  True),
+    "Retire": _row(       5.0,  5.0,  0,  (),  16,   0,  False),
     "IdentityWrite": _row(5.0,  5.0,  0,  (),  16,   0,  True),
 }  # fmt: skip
 

@@ -330,12 +330,16 @@ class IdentityWrite(msgspec.Struct, array_like=True, frozen=True, tag=41):
     data: bytes
 
 
+class Retire(msgspec.Struct, array_like=True, frozen=True, tag=36):
+    """sync -> Done. Moves all that lies on a damaged drive aside; BAD_REQUEST on one that can be opened."""
+
+
 Verb = (
     Read | Fence | Commit | Decided | Discard | Repair | Collect | BucketFence | Adopt | Promise
     | Tombstones | Standing | Scan | Entries | Pending | Repaired | Enqueue
     | StageOpen | StageWrite | StageSync | StageDrop | ShardRead | ShardCheck
     | ShardScan | Scrub | ScrubMark
-    | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite
+    | Check | FormatRead | FormatWrite | Filled | IdentityRead | IdentityWrite | Retire
 )  # fmt: skip
 
 

@@ -194,7 +194,8 @@ def decode_format(data: bytes) -> Format:
         _check(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, GeometryError) as error:
         raise FormatError(
-            f"format.json is damaged ({error}): move the drive's content away to use it as a new drive"
+            f"format.json is damaged ({error}): put it back, or take the drive as a new one with "
+            "`holdfast drive rebuild`"
         ) from error
     return value
 

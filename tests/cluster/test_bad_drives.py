@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,85 @@ def test_a_corrupt_catalog_is_reported_and_the_rest_serves(world: DevWorld) -> N
     assert "Traceback" not in world.log(1)
 
 
+def rebuild(world: DevWorld, disk: int) -> None:
+    """The operator's way with a damaged drive: one command, and it is filled and counted whole."""
+    node = world.members[0].environment["HOLDFAST_NODE"]
+    done = holdfast(world, "drive", "rebuild", f"{node}:{world.drive(1, disk)}")
+    assert done.returncode == 0, done.stderr
+    world.until(lambda: said(world, "a replaced drive is filled", f"disk{disk}"), "the filling")
+    world.until(lambda: holdfast(world, "heal", "--census").returncode == 0, "a whole census")
+    assert (world.drive(1, disk) / "retired" / "format.json").exists(), "nothing was thrown away"
+    again = holdfast(world, "drive", "rebuild", f"{node}:{world.drive(1, disk)}")
+    assert again.returncode == 1 and "not a damaged drive" in again.stderr
+    whole(world)
+
+
+def test_a_truncated_catalog_is_named_and_the_drive_is_rebuilt_by_a_command(
+    world: DevWorld,
+) -> None:
+    world.stop(1)
+    (manifest,) = (world.drive(1, 2) / "catalog").glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+    start(world)
+    world.wait_ready(1, what="ready/write")
+    world.until(lambda: said(world, "disk2", "corrupt", "holdfast drive rebuild"), "what to do", 45)
+    whole(world)
+    rebuild(world, 2)
+
+
+def test_a_catalog_that_is_gone_is_never_taken_for_an_empty_one(world: DevWorld) -> None:
+    world.stop(1)
+    shutil.rmtree(world.drive(1, 3) / "catalog")
+    start(world)
+    world.wait_ready(1, what="ready/write")
+    world.until(lambda: said(world, "disk3", "catalog is gone", "holdfast drive rebuild"), "why")
+    whole(world)
+    assert not (world.drive(1, 3) / "catalog").exists(), "left alone"
+    rebuild(world, 3)
+
+
+def test_a_half_written_format_is_named_and_left_alone(world: DevWorld) -> None:
+    world.stop(1)
+    file = world.drive(1, 4) / "format.json"
+    kept = file.read_bytes()
+    file.write_bytes(kept[: len(kept) // 2])
+    start(world)
+    world.wait_ready(1, what="ready/write")
+    world.until(
+        lambda: said(world, "disk4", "format.json is damaged", "holdfast drive rebuild"), "why"
+    )
+    whole(world)
+    assert file.read_bytes() == kept[: len(kept) // 2]
+    world.stop(1)
+    file.write_bytes(kept)
+    start(world)
+    world.wait_ready(1)
+    whole(world)
+
+
+def test_a_drive_of_a_newer_format_is_refused_and_never_touched(world: DevWorld) -> None:
+    world.stop(1)
+    path = world.drive(1, 4)
+    kept = (path / "format.json").read_bytes()
+    newer = kept.replace(b'"version": 1', b'"version": 2')
+    assert newer != kept
+    (path / "format.json").write_bytes(newer)
+    before = {f: f.stat().st_mtime_ns for f in sorted(path.rglob("*"))}
+    start(world)
+    world.wait_ready(1, what="ready/write")
+    world.until(lambda: said(world, "disk4", "version 2", "newer"), "a message")
+    node = world.members[0].environment["HOLDFAST_NODE"]
+    refused = holdfast(world, "drive", "rebuild", f"{node}:{path}")
+    assert refused.returncode == 1, "a rebuild would throw away what a newer program can read"
+    whole(world)
+    assert {f: f.stat().st_mtime_ns for f in sorted(path.rglob("*"))} == before
+    world.stop(1)
+    (path / "format.json").write_bytes(kept)
+    start(world)
+    world.wait_ready(1)
+    whole(world)
+
+
 def test_volumes_that_do_not_match_the_drives_are_refused(world: DevWorld) -> None:
     world.stop(1)
     volumes = world.members[0].environment["HOLDFAST_VOLUMES"].split()
@@ -174,15 +254,19 @@ def test_volumes_that_do_not_match_the_drives_are_refused(world: DevWorld) -> No
 
 def status(world: DevWorld) -> str:
     """What the operator's command says."""
+    found = holdfast(world, "status")
+    return found.stdout + found.stderr
+
+
+def holdfast(world: DevWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
     member = world.members[0]
-    found = subprocess.run(
-        [*_command(), "status"],
+    return subprocess.run(
+        [*_command(), *arguments],
         env={**member.environment, "HOLDFAST_ENDPOINT": member.s3},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
-    return found.stdout + found.stderr
 
 
 def _command() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,24 @@ async def test_commits_of_an_older_view_are_refused_for_good(tmp_path: Path) -> 
         assert fault(await world.ask(verbs.Commit(NEW, record, b"s", 1))) == DriveFault.OLD_VIEW
         taken = await world.ask(verbs.Commit(NEW, record, b"shard", 2))
         assert isinstance(taken, verbs.Committed) and taken.accepted
+
+
+async def test_a_catalog_that_lost_its_rows_is_refused_until_it_is_retired(tmp_path: Path) -> None:
+    from node.runtime.drive.engine import Engine
+
+    async with drive_world(tmp_path, formatted=False) as world:
+        assert await world.ask(verbs.FormatWrite(FORMED), NO_DRIVE) == verbs.Done()
+        refused = await world.ask(verbs.Retire(), NO_DRIVE)
+        assert isinstance(refused, verbs.Failed) and "can be opened" in refused.detail
+        shutil.rmtree(tmp_path / "catalog")
+        Engine(str(tmp_path / "catalog")).close()  # an empty one, as a lost manifest may leave
+        await world.crash()
+        for _ in range(2):  # each check tries to open it again
+            failed = await world.ask(verbs.Check())
+            assert isinstance(failed, verbs.Failed) and failed.fault == DriveFault.CORRUPT
+            assert "holdfast drive rebuild" in failed.detail
+        assert await world.ask(verbs.Retire(), NO_DRIVE) == verbs.Done()
+        assert (tmp_path / "retired" / "format.json").read_bytes() == FORMED
+        assert await world.ask(verbs.FormatRead(), NO_DRIVE) == verbs.Blob(b"")
+        assert await world.ask(verbs.FormatWrite(FORMED), NO_DRIVE) == verbs.Done()
+        assert fault(await world.ask(verbs.Read(HAD))) == DriveFault.FILLING

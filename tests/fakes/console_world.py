@@ -155,7 +155,9 @@ class FakeView:
     async def release_lock(self, resource: str, *, deadline: float) -> bool:
         return self.held.pop(resource, None) is not None
 
-    async def accept_drive(self, node: str, path: str, *, deadline: float) -> None:
+    async def accept_drive(
+        self, node: str, path: str, *, rebuild: bool = False, deadline: float
+    ) -> None:
         if path.startswith("/nowhere"):
             raise CodedError("NoSuchDrive", f"{node} has no {path}")
         self.accepted.append((node, path))

@@ -106,6 +106,10 @@ class SimEngine:
         self.get, self.get_shard = log.get, log.get_shard
         self.scan, self.cursor, self.keys_estimate = log.scan, log.cursor, log.keys_estimate
 
+    @staticmethod
+    def there(path: str) -> bool:
+        return "catalog" in _here().drive_at(posixpath.dirname(path)).disk.root.names
+
     def write(self, rows: Any, shards: Any) -> None:
         self._touch("write")
         self._log.write(rows, shards)

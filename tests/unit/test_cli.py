@@ -229,6 +229,12 @@ def test_requests_are_signed_as_s3_clients_sign(node: str) -> None:
         ("heal", "GET", "/heal", None),
         ("locks release b/k", "DELETE", "/locks?resource=b%2Fk", None),
         (
+            "drive rebuild n2:9002:/d/1",
+            "POST",
+            "/drives/rebuild",
+            {"node": "n2:9002", "path": "/d/1"},
+        ),
+        (
             "drive accept n2:9002:/d/1",
             "POST",
             "/drives/accept",

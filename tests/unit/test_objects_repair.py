@@ -213,6 +213,7 @@ def test_a_pause_outlives_the_nodes_and_still_settles_what_is_undecided() -> Non
             )
             assert node.engine.pause.known and node.engine.pause.paused
             for _ in range(3):
+                await world.spawn(node.life, node.engine.settler.round())
                 await world.spawn(node.life, node.engine.repairs.round())
         assert any(world.pending()), "paused: the entry stays"
         assert not any(d.catalog.undecided for n in world.up() for d in n.drives)

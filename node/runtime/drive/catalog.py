@@ -35,8 +35,12 @@ class Catalog:
         wall: Callable[[], float],
         *,
         new_cluster: bool = True,
+        fresh: bool = True,
     ) -> None:
-        """`new_cluster`: the cluster is being formed, so an empty catalog is one that missed nothing."""
+        """`new_cluster`: the cluster is being formed, so an empty catalog is one that missed nothing.
+
+        `fresh`: the drive was just formatted; later an empty catalog is one that has lost everything.
+        """
         self.engine = engine
         self.wall = wall
         self.undecided: dict[bytes, dict[bytes, float]] = {}
@@ -56,16 +60,20 @@ class Catalog:
         self._shards: dict[bytes, bytes | None] = {}
         self._unsynced: dict[bytes, int] = {}
         self._unsynced_order: deque[tuple[int, bytes]] = deque()
-        self.was_clean = self._open(drive_id, new_cluster)
+        self.was_clean = self._open(drive_id, new_cluster, fresh=fresh)
         self.filling = self.get(rows.ROW_FILLING) is not None
         self._load()
 
     # ---- opening and closing ---------------------------------------------------------------------
-    def _open(self, drive_id: bytes, new_cluster: bool) -> bool:
+    def _open(self, drive_id: bytes, new_cluster: bool, *, fresh: bool) -> bool:
         known = self.get(rows.ROW_DRIVE)
         if known is None:
-            if self.get(rows.ROW_FORMAT) is not None:
-                raise DriveError(DriveFault.CORRUPT, "the catalog has lost its drive id")
+            if self.get(rows.ROW_FORMAT) is not None or not fresh:
+                raise DriveError(
+                    DriveFault.CORRUPT,
+                    "the catalog has lost its drive id: put it back, or take the drive as a new one "
+                    "with `holdfast drive rebuild`",
+                )
             self.put(rows.ROW_DRIVE, rows.seal(rows.ROW_DRIVE, drive_id))
             self.put(rows.ROW_FORMAT, rows.encode_generation(rows.ROW_FORMAT, rows.CATALOG_FORMAT))
             if not new_cluster:

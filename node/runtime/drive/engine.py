@@ -6,6 +6,7 @@ and why writes go without sync and the flush follows in a thread (node.runtime.d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 
 import rocksdict
@@ -34,7 +35,12 @@ class Engine:
             self._shards = self._db.get_column_family(SHARDS)
             self._shards_handle = self._db.get_column_family_handle(SHARDS)
         except Exception as error:
-            raise _mapped(error, "open") from error
+            raise _unopened(_mapped(error, "open")) from error
+
+    @staticmethod
+    def there(path: str) -> bool:
+        """Whether a database was ever made here."""
+        return os.path.exists(os.path.join(path, "CURRENT"))
 
     def get(self, row: bytes) -> bytes | None:
         try:
@@ -124,6 +130,13 @@ class Cursor:
         except Exception as error:
             raise _mapped(error, "scan") from error
         return None
+
+
+def _unopened(error: DriveError) -> DriveError:
+    if error.fault is not DriveFault.CORRUPT:
+        return error
+    detail = f"{error.detail}; to take the drive as a new one: `holdfast drive rebuild`"
+    return DriveError(DriveFault.CORRUPT, detail)
 
 
 def _options(cache: rocksdict.Cache, *, blobs: bool) -> rocksdict.Options:

@@ -19,7 +19,9 @@ FORMAT_TEMPORARY = "format.json.new"
 IDENTITY_NAME = "identity"
 CHECK_NAME = "check"
 CATALOG, SHARDS, QUARANTINE = "catalog", "shards", "quarantine"
-_OWN_FILES = frozenset({FORMAT_TEMPORARY, CHECK_NAME})
+RETIRED = "retired"  # what lay here before the drive was made a new one; the operator deletes it
+FORMAT_VERSION = 1  # node.store.format.VERSION; a drive process knows nothing of that module
+_OWN_FILES = frozenset({FORMAT_TEMPORARY, CHECK_NAME, RETIRED})
 _OWN_DIRECTORIES = frozenset({CATALOG, SHARDS, QUARANTINE})
 _CHECK_BYTES = 4096
 
@@ -27,6 +29,7 @@ _CHECK_BYTES = 4096
 class _Format(msgspec.Struct):
     drive_id: str
     state: str = ""
+    version: int = FORMAT_VERSION
 
 
 def drive_id_of(data: bytes) -> bytes:
@@ -38,6 +41,38 @@ def drive_id_of(data: bytes) -> bytes:
     if len(drive_id) != 16 or not any(drive_id):
         raise DriveError(DriveFault.CORRUPT, f"{FORMAT_NAME}: drive_id is not 16 bytes")
     return drive_id
+
+
+def check_version(data: bytes) -> None:
+    """DriveError(FOREIGN) for a format.json of a newer program: its catalog is not even opened then."""
+    version = msgspec.json.decode(data, type=_Format).version
+    if version != FORMAT_VERSION:
+        raise DriveError(
+            DriveFault.FOREIGN,
+            f"{FORMAT_NAME} has version {version} and this program knows version {FORMAT_VERSION}: "
+            "run the Holdfast that wrote it, or a newer one",
+        )
+
+
+def retire(path: str) -> None:
+    """Moves everything of ours aside into RETIRED, so that the drive is empty. May be repeated after a crash."""
+    aside = os.path.join(path, RETIRED)
+    try:
+        if os.path.exists(os.path.join(aside, FORMAT_NAME)):
+            raise DriveError(
+                DriveFault.BAD_REQUEST,
+                f"{aside} holds what lay here before the last time: delete it first",
+            )
+        os.makedirs(aside, exist_ok=True)
+        # format.json goes last: until then the drive is still the damaged one, never an empty one.
+        for name in (CATALOG, SHARDS, QUARANTINE, IDENTITY_NAME, FORMAT_NAME):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(os.path.join(path, name), os.path.join(aside, name))
+            if name in (IDENTITY_NAME, FORMAT_NAME):
+                sync_directory(path)
+        sync_directory(aside)
+    except OSError as error:
+        raise of_os_error(error, "moving the old content aside", writing=True) from error
 
 
 def is_formed(data: bytes) -> bool:

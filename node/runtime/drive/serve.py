@@ -95,7 +95,9 @@ class Server:
             if store is None and isinstance(verb, verbs.Check | verbs.FormatRead):
                 self._try_open()
                 store = self._store
-            if store is None or isinstance(verb, verbs.FormatRead | verbs.FormatWrite):
+            if store is None or isinstance(
+                verb, verbs.FormatRead | verbs.FormatWrite | verbs.Retire
+            ):
                 self._now.append((call, verbs.encode(self._without_store(drive_id, verb))))
                 return
             if drive_id != store.drive_id and not (
@@ -146,19 +148,21 @@ class Server:
             self._condemned = error
 
     # ---- before there is a store -------------------------------------------------------------------
-    def _try_open(self) -> None:
+    def _try_open(self, *, fresh: bool = False) -> None:
         """Opens the drive if it is formatted; else notes why not. Tried again by the verbs below."""
         try:
             data = layout.read_format(self._options.path)
             if not data:
                 raise DriveError(DriveFault.UNFORMATTED)
             drive_id = layout.drive_id_of(data)
+            layout.check_version(data)
             self._store = Store(
                 self._options,
                 drive_id,
                 self._arena,
                 self._outlet,
                 new_cluster=not layout.is_formed(data),
+                fresh=fresh or not layout.is_formed(data),
             )
         except DriveError as error:
             self._closed = error
@@ -169,6 +173,13 @@ class Server:
                 return verbs.Blob(layout.read_format(self._options.path))
             case verbs.FormatWrite():
                 return self._format(drive_id, verb.data)
+            case verbs.Retire():
+                if self._store is not None or self._closed.fault is not DriveFault.CORRUPT:
+                    why = "it can be opened" if self._store is not None else str(self._closed)
+                    raise DriveError(DriveFault.BAD_REQUEST, f"not a damaged drive: {why}")
+                layout.retire(self._options.path)
+                self._closed = DriveError(DriveFault.UNFORMATTED)
+                return verbs.Done()
             case verbs.Check() if drive_id == NO_DRIVE and self._unformatted():
                 # Nothing is written where a cluster has not been formed.
                 space = layout.Space(self._options.path, 0.0, 0, 0)
@@ -191,7 +202,7 @@ class Server:
         if there != data:
             layout.write_format(path, data)
         if self._store is None:
-            self._try_open()
+            self._try_open(fresh=not there)
         if self._store is None:
             raise self._closed
         return verbs.Done()

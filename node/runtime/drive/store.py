@@ -61,13 +61,22 @@ class Store:
         outlet: Outlet,
         *,
         new_cluster: bool = True,
+        fresh: bool = True,
     ) -> None:
-        """`new_cluster`: see Catalog."""
+        """`new_cluster`: see Catalog. `fresh`: there need not be a catalog yet."""
         self.drive_id = drive_id
         self._options = options
         self._outlet = outlet
         self._directory = _lock(options.path)
+        catalog = os.path.join(options.path, layout.CATALOG)
         try:
+            if not fresh and not Engine.there(catalog):
+                # An empty one in its place would have forgotten every promise, under the same drive id.
+                raise DriveError(
+                    DriveFault.CORRUPT,
+                    "its catalog is gone: put it back, or take the drive as a new one with "
+                    "`holdfast drive rebuild`",
+                )
             layout.make_directories(options.path)
             if not options.relaxed:
                 layout.probe(options.path)
@@ -78,8 +87,14 @@ class Store:
                 limits.DRIVE_SMALL_BYTES,
             )
             self._space.refresh()
-            engine = Engine(os.path.join(options.path, layout.CATALOG))
-            self.catalog = Catalog(engine, drive_id, time.time, new_cluster=new_cluster)
+            engine = Engine(catalog)
+            try:
+                self.catalog = Catalog(
+                    engine, drive_id, time.time, new_cluster=new_cluster, fresh=fresh
+                )
+            except DriveError:
+                engine.close()  # or the next attempt finds it locked by this very process
+                raise
         except DriveError:
             os.close(self._directory)
             raise
