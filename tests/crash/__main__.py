@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 
 from tests.crash.points import Point, Victim
-from tests.crash.run import crash, events_of
+from tests.crash.run import crash, crash_twice, events_of
 from tests.crash.stories import STORIES
 
 
@@ -11,7 +11,11 @@ def main(wanted: str) -> None:
     name, _, text = wanted.partition("@")
     story = STORIES[name]
     if text:
-        crash(story, Point.parse(text), print)
+        first, _, second = text.partition("+")
+        if second:
+            crash_twice(story, Point.parse(first), Point.parse(second), print)
+        else:
+            crash(story, Point.parse(first), print)
         print("nothing wrong")
         return
     for victim in (Victim.COORDINATOR, Victim.OTHER):
@@ -23,5 +27,7 @@ def main(wanted: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python -m tests.crash STORY[@POINT]; stories: {', '.join(STORIES)}")
+        sys.exit(
+            f"usage: python -m tests.crash STORY[@POINT[+POINT]]; stories: {', '.join(STORIES)}"
+        )
     main(sys.argv[1])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.crash.points import Point
-from tests.crash.run import failures
+from tests.crash.run import failures, failures_of_pairs
 from tests.crash.stories import STORIES
 
 _CHUNK = 8
@@ -28,6 +28,17 @@ def _workers() -> ProcessPoolExecutor:
 
 def _chunk(name: str, points: Sequence[Point]) -> list[str]:
     return failures(STORIES[name], points)
+
+
+def _chunk_of_pairs(name: str, pairs: Sequence[tuple[Point, Point]]) -> list[str]:
+    return failures_of_pairs(STORIES[name], pairs)
+
+
+def crash_all_twice(name: str, pairs: Sequence[tuple[Point, Point]]) -> list[str]:
+    """The same with two power-offs each."""
+    chunks = [pairs[at : at + _CHUNK] for at in range(0, len(pairs), _CHUNK)]
+    found = _workers().map(_chunk_of_pairs, [name] * len(chunks), chunks)
+    return [failure for part in found for failure in part]
 
 
 def crash_all(name: str, points: Sequence[Point]) -> list[str]:

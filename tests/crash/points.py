@@ -15,8 +15,11 @@ was unsynced lost, once with it kept or torn; once the node returns early, once 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+_SECOND_WITHIN = 60  # events of a node that the second of two power-offs waits for
 
 
 class Victim(enum.StrEnum):
@@ -106,3 +109,25 @@ def every(victim: Victim, events: Iterable[Event]) -> Iterator[Point]:
             for outcome in Unsynced:
                 for back in Back:
                     yield Point(victim, event.kind, event.k, when, outcome, back)
+
+
+def pairs(events: Sequence[Event], rng: random.Random, count: int) -> Iterator[tuple[Point, Point]]:
+    """Two power-offs, drawn: the first in the story of the coordinator, the second counted from the first on."""
+    telling = [event for event in events if event.tells]
+    for _ in range(count):
+        event = rng.choice(telling)
+        first = Point(
+            Victim.COORDINATOR, event.kind, event.k, rng.choice(list(When)), *_outcome(rng)
+        )
+        second = Point(
+            rng.choice((Victim.COORDINATOR, Victim.OTHER)),
+            rng.choice(list(Kind)),
+            rng.randint(1, _SECOND_WITHIN),
+            rng.choice(list(When)),
+            *_outcome(rng),
+        )
+        yield first, second
+
+
+def _outcome(rng: random.Random) -> tuple[Unsynced, Back]:
+    return rng.choice(list(Unsynced)), rng.choice(list(Back))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ _SIZES = {
     "node.objects.put.INLINE_SHARD_BYTES": _sizes.INLINE_SHARD_BYTES,
     "node.store.drive_gate.DRIVE_STATE_CHECK_S": 30.0,  # no story is about the watch over drives
 }
+PATIENCE_S = 5.0  # of who looks while nodes are dark
 SETTLED_S = 11.0  # then every lease that nobody refreshes is over
 
 
@@ -76,10 +77,17 @@ async def play(world: CrashWorld, story: Story, meter: Meter) -> Outcome:
     return outcome
 
 
-async def check(world: CrashWorld, story: Story, point: Point | None, outcome: Outcome) -> None:
+async def check(
+    world: CrashWorld,
+    story: Story,
+    point: Point | None,
+    outcome: Outcome,
+    seen: checkers.Seen | None = None,
+) -> None:
     """Everything that has to hold from here on, whoever comes back when."""
     checkers.ended_in_time(outcome.took_s, TICKET_S)
-    seen = _expected(story, point, outcome)
+    if seen is None:
+        seen = _expected(story, point, outcome)
     if point is not None and point.back is Back.LATE and world.lit():
         await checkers.look(world, story, seen, "at the first look")
     if story.retry is not None and not outcome.acknowledged:
@@ -105,13 +113,15 @@ async def check(world: CrashWorld, story: Story, point: Point | None, outcome: O
     checkers.no_orphaned_parts(world)
 
 
-def _expected(story: Story, point: Point | None, outcome: Outcome) -> checkers.Seen:
+def _expected(
+    story: Story, point: Point | None, outcome: Outcome, *, two: bool = False
+) -> checkers.Seen:
     if outcome.acknowledged:
         # Who was shown the old state was promised nothing: a write under way may still come.
         names = list(story.states)
         may_be = [story.states[name] for name in names[names.index(outcome.promised) :]]
         return checkers.Seen(story, may_be, f"{outcome.promised} was acknowledged")
-    if point is None or point.victim is Victim.OTHER:
+    if not two and (point is None or point.victim is Victim.OTHER):
         raise AssertionError(
             f"the request failed though its node was well: {outcome.error!r}"
         ) from outcome.error
@@ -161,13 +171,74 @@ def crash(story: Story, point: Point | None, trace: Any = None) -> None:
         raise
 
 
+# ---- two of them ---------------------------------------------------------------------------------------
+def crash_twice(story: Story, first: Point, second: Point, trace: Any = None) -> None:
+    """A second power-off, counted from the first one on: in what is left of the request, in a node's return, in
+    reads, in settlement or in repair. While nodes are dark, 503 is an answer; contradictions are not."""
+
+    async def run(world: CrashWorld) -> None:
+        if trace is not None:
+            world.trace = trace
+        meter, other = (
+            Meter(world, metered(first.victim), first),
+            Meter(world, metered(second.victim), second),
+        )
+        world.meters.append(other)
+        meter.on_cut = lambda: setattr(other, "counting", True)
+        outcome = await play(world, story, meter)
+        assert meter.cut, "the story has no such point"
+        seen = _expected(story, first, outcome, two=True)
+        if first.back is Back.EARLY:
+            await _tolerant(world.all_on())
+        for number in world.lit():
+            await _tolerant(_look_once(world, story, seen, number))
+        await _tolerant(world.all_on())
+        for node in world.up():
+            await _tolerant(world.spawn(node.life, node.engine.settler.round()))
+            await _tolerant(world.spawn(node.life, node.engine.repairs.round()))
+        other.counting = False
+        await world.all_on()
+        await check(world, story, None, outcome, seen)
+
+    try:
+        _simulate(run, story)
+    except BaseException as error:
+        error.add_note(f"again: python -m tests.crash {story.name}@{first}+{second}")
+        raise
+
+
+async def _look_once(world: CrashWorld, story: Story, seen: checkers.Seen, number: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        seen.add(await story.look(world, number), f"node {number}, between two power-offs,")
+
+
+async def _tolerant(work: Awaitable[object]) -> None:
+    """Nodes lose power under it."""
+    try:
+        await work
+    except (Dark, Unavailable, TimeoutError):
+        return
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+
+
+def failures_of_pairs(story: Story, pairs: Iterable[tuple[Point, Point]]) -> list[str]:
+    return _complaints(lambda pair: crash_twice(story, *pair), pairs)
+
+
 def failures(story: Story, points: Iterable[Point]) -> list[str]:
     """What every one of these runs had to complain of; for another process, so as text."""
+    return _complaints(lambda point: crash(story, point), points)
+
+
+def _complaints(run: Callable[[Any], None], cases: Iterable[Any]) -> list[str]:
     found = []
-    for point in points:
+    for case in cases:
         try:
-            crash(story, point)
-        except (AssertionError, Exception) as error:
+            run(case)
+        except Exception as error:
             found.append(f"{type(error).__name__}: {error}\n  " + "\n  ".join(error.__notes__))
     return found
 

@@ -5,10 +5,12 @@ A failure names its story and point; `python -m tests.crash STORY@POINT` plays i
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from tests.crash.fleet import crash_all
-from tests.crash.points import Back, Point, Unsynced, Victim, distinct, every
+from tests.crash.fleet import crash_all, crash_all_twice
+from tests.crash.points import Back, Point, Unsynced, Victim, distinct, every, pairs
 from tests.crash.run import crash, events_of
 from tests.crash.stories import STORIES
 
@@ -51,6 +53,25 @@ def test_power_off_before_and_after_everything(name: str, victim: Victim) -> Non
     """Reads, receipts, every outcome, both returns."""
     points = list(every(victim, events_of(STORIES[name], victim)))
     _complain(crash_all(name, points), len(points))
+
+
+def _two(name: str, seed: int, count: int) -> None:
+    rng = random.Random(f"{name} {seed}")
+    drawn = list(pairs(events_of(STORIES[name], Victim.COORDINATOR), rng, count))
+    _complain(crash_all_twice(name, drawn), len(drawn))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", STORIES)
+def test_two_power_offs(name: str) -> None:
+    _two(name, 1, 4)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", STORIES)
+def test_many_times_two_power_offs(name: str) -> None:
+    _two(name, 2, 400)
 
 
 @pytest.mark.parametrize("name", ["put-inline", "complete", "identity"])

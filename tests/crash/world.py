@@ -36,6 +36,7 @@ class Meter:
         self.events: list[Event] = []
         self._counts = dict.fromkeys(Kind, 0)
         self._armed = False
+        self.on_cut: Callable[[], None] = lambda: None
 
     def before(self, kind: Kind, label: str, tells: bool) -> bool:
         """False when the power has gone, and it does not happen."""
@@ -73,6 +74,7 @@ class Meter:
             self.cut = True
             assert self.point is not None
             self._world.cut_power(self.number, self.point)
+            self.on_cut()
         return False
 
 
