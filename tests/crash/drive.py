@@ -20,7 +20,12 @@ from tests.crash.points import Unsynced
 from tests.fakes.memory_drive import Disk, MemoryDrive
 
 SYNC_S = 0.0003
-_READING = frozenset({"Read", "Scan", "Entries", "Pending", "ShardRead", "ShardCheck"})
+_READING = frozenset(
+    {
+        *("Read", "Scan", "Entries", "Pending", "Tombstones", "Standing"),
+        *("ShardRead", "ShardCheck", "IdentityRead"),
+    }
+)
 
 
 class Watch(Protocol):
@@ -112,7 +117,7 @@ class CrashDrive(MemoryDrive):
     def _flushed(
         self, batches: int, written: int, answers: list[Callable[[], None]], let_go: list[bytes]
     ) -> None:
-        if not self.running or not self.watch.before("flush", True):
+        if not self.running or not self.watch.before("flush", batches > 0):
             return
         self.disk.engine.flush(batches)
         self.catalog.durable = written

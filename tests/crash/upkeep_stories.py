@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Hashable
 
-from node.errors import OutcomeUnknown
+from node.errors import OutcomeUnknown, Unavailable
+from node.limits import COLLECT_AFTER_S, COLLECT_SETTLE_S, COLLECT_STRAY_S
 from node.objects.pending import turn_of
 from node.protocol import record as records
 from node.protocol import verbs
 from node.protocol.verbs import DriveFault
+from node.runtime.drive import rows
 from tests.crash.story import (
     KEY,
     LARGE_NEW,
@@ -165,6 +168,44 @@ async def _filled_seen(world: CrashWorld, at: int) -> Hashable:
 _FILLED = (*FILLED_KEYS.values(), None)
 
 
+async def _delete_and_wait(world: CrashWorld) -> None:
+    """A tombstone that the coordinator has found on every drive, and that is ripe to go."""
+    await world.bucket()
+    key = world.notes["key"] = _key_repaired_by(world, COORDINATOR)
+    await world.put(key, SMALL_OLD, at=4)
+    await world.delete(key, at=3)
+    await asyncio.sleep(COLLECT_AFTER_S + 10.0)
+    await _collect(world)
+    await asyncio.sleep(COLLECT_SETTLE_S + 1.0)
+
+
+async def _collect(world: CrashWorld, at: int = COORDINATOR) -> None:
+    with contextlib.suppress(Unavailable):  # a job: the next turn goes on from there
+        await world.on(at, lambda o, d: world.node(at).engine.collector.turn())
+
+
+async def _collected(world: CrashWorld) -> None:
+    """In the end no drive has it, and the key can be written as if it had never been."""
+    row = rows.REGISTER + records.catalog_key("bucket", world.notes["key"])
+
+    def held() -> bool:
+        return any(disk.engine.get(row) for disks in world.disks.values() for disk in disks)
+
+    if (
+        held()
+    ):  # some drives have let it go, and the node whose turn it was does not see it any more
+        await asyncio.sleep(COLLECT_STRAY_S)
+    for _ in range(10):  # a turn looks at one drive of its node
+        if not held():
+            break
+        for number in world.lit():
+            await _collect(world, number)
+        await asyncio.sleep(COLLECT_SETTLE_S + 1.0)
+    assert not held(), "the tombstone stays"
+    await world.put(world.notes["key"], SMALL_NEW, at=OTHER)
+    assert await object_seen(world, 3, world.notes["key"]) == SMALL_NEW
+
+
 # ---- all of them -----------------------------------------------------------------------------------
 UPKEEP_STORIES = [
     Story(
@@ -202,6 +243,14 @@ UPKEEP_STORIES = [
         act=_settle,
         look=object_seen,
         states={"old": SMALL_OLD, "new": LARGE_NEW},
+    ),
+    Story(
+        name="collect",
+        prepare=_delete_and_wait,
+        act=_collect,
+        look=_repaired_seen,
+        states={"old": None, "new": None},
+        last=_collected,
     ),
     Story(
         name="fill",
