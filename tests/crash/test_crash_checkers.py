@@ -273,6 +273,6 @@ def test_a_request_that_fails_for_another_node() -> None:
     async def fail(world: CrashWorld) -> None:
         raise OutcomeUnknown("and its own node was well")
 
-    point = moment("PREPARE answer", Victim.OTHER)
+    point = moment("COMMIT answer", Victim.OTHER)
     crash(STORIES["put-inline"], point)
     assert "the request failed though its node was well" in complaint(acting(fail), point)
