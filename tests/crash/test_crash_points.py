@@ -88,12 +88,13 @@ def test_a_point_is_replayed_from_its_text() -> None:
     events = events_of(STORIES["put-inline"], Victim.OTHER)
     for point in every(Victim.OTHER, events[:3]):
         assert Point.parse(str(point)) == point
-    point = Point.parse("other:drive:9:after:torn:late")
+    commit = next(event for event in events if event.label.startswith("Commit"))
+    point = Point.parse(f"other:drive:{commit.k}:after:torn:late")
     assert (point.unsynced, point.back) == (Unsynced.TORN, Back.LATE)
-    told: list[str] = []
-    crash(STORIES["put-inline"], point, told.append)
-    assert told == [
-        "power goes: node1:9002",
-        "the client got its answer after 0.257 s",
-        "power is back: node1:9002",
-    ]
+    runs: list[list[str]] = [[], []]
+    for told in runs:
+        crash(STORIES["put-inline"], point, told.append)
+    assert runs[0] == runs[1]
+    off, answer, on = runs[0]
+    assert (off, on) == ("power goes: node1:9002", "power is back: node1:9002")
+    assert answer.startswith("the client got its answer")
