@@ -381,6 +381,14 @@ class SimOs:
         disk.file(path)
         disk.unlink(*disk.parent(path))
 
+    def link(self, source: str, target: str) -> None:
+        disk = self._at("write", source)
+        inode = disk.file(source)
+        directory, name = disk.parent(target)
+        if name in directory.names:
+            raise _fail(errno.EEXIST, target)
+        disk.link(directory, name, inode)
+
     def rename(self, source: str, target: str) -> None:
         disk = self._at("write", source)
         disk.find(source)
