@@ -32,6 +32,9 @@ def talk():
     while target:
         try:
             with socket.create_connection(("127.0.0.1", int(target)), timeout=5) as sock:
+                sock.sendall(b"x")
+                sock.recv(1)
+                print("talks", flush=True)
                 while True:
                     sock.sendall(b"x" * 100_000)
                     left = 100_000
@@ -54,6 +57,7 @@ def world() -> Iterator[LoopbackWorld]:
         world.up()
         for node in (1, 2, 4):
             wait_for(world, node, "listening")
+        wait_for(world, 4, "talks")  # a node that nobody is connected to leaves nothing to be heard
         yield world
     finally:
         world.down()

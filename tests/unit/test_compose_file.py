@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import yaml
 
 from node.cli.client import get_status
 from node.config import Settings, load
+from tests.cluster.world import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "var/tools/compose-schema/compose-spec.json"
@@ -197,16 +197,6 @@ def own_environment(**variables: str) -> dict[str, str]:
     return {**clean, **variables}
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def test_the_entry_point_refuses_to_start_without_credentials() -> None:
     parts = json.loads(instruction("ENTRYPOINT")) + json.loads(instruction("CMD"))
     done = subprocess.run(
@@ -220,7 +210,7 @@ def test_the_entry_point_serves_and_the_health_check_sees_it(tmp_path: Path) -> 
     """What a container does, with four directories in place of four volumes."""
     for number in range(1, 5):
         (tmp_path / f"disk{number}").mkdir()
-    s3, console, peer = free_ports(3)
+    s3, console, peer = (free_port() for _ in range(3))
     environment = own_environment(
         HOLDFAST_VOLUMES=f"{tmp_path}/disk{{1...4}}",
         HOLDFAST_ROOT_USER="admin",
